@@ -1,0 +1,64 @@
+"""Checkpoint files: written atomically, read without running code from them, loaded strictly."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdmvs.errors import FormatError, TrainingError
+from kdmvs.formats.atomic import replacing
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to a temporary name, flush, rename."""
+    with replacing(path) as part:
+        torch.save(dict(content), part)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        FormatError: the file is missing, truncated, or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FormatError(f"{path}: expected a checkpoint, found no such file; train one first") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(f"{path}: expected a checkpoint of tensors and plain values, found {reason[:120]}") from None
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: expected a dictionary, found {type(content).__name__}")
+    return content
+
+
+def state_dict(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's tensors in a checkpoint of ours or of the field: under `model` or at the top, `module.` removed."""
+    tensors = content.get("model", content)
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def load_into(network: nn.Module, content: Mapping[str, Any], where: str) -> None:
+    """Load strictly.
+
+    Raises:
+        TrainingError: entries are missing, unknown or of another shape; the message counts and names them.
+    """
+    have, want = state_dict(content), network.state_dict()
+    missing = [name for name in want if name not in have]
+    unknown = [name for name in have if name not in want]
+    shapes = [name for name in want if name in have and have[name].shape != want[name].shape]
+    if missing or unknown or shapes:
+        found = "; ".join(
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if names
+        )
+        raise TrainingError(f"{where}: expected the {len(want)} entries of this network, found {found}")
+    network.load_state_dict(have, strict=True)

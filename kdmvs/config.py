@@ -1,0 +1,419 @@
+"""Every setting of the project: name, type, bound, default, and in its description the unit and the source.
+
+The only place where a default is written. Imports no torch, because the Snakefile imports it on every run. What
+changes numbers is a setting here; what does not (device, cores, memory) is a resource, a profile entry or an
+environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from kdmvs.errors import SettingsError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical(self) -> str:
+        """One JSON string for equal settings, whatever way they were written: what a rule carries and a stage gets."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+class SyntheticSettings(Settings):
+    """Procedural scans: textured surfaces, calibrated cameras, exact depth, a reference cloud."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    seed: int = Field(0, description="Seed of the scenes; a scan's own seed follows from this and its name.")
+    views: int = Field(9, ge=3, description="Views per scan.")
+    lights: int = Field(3, ge=1, le=7, description="Light conditions per scan (DTU has 7); light 0 is the default.")
+    image_size: tuple[int, int] = Field((128, 160), description="Height and width in pixels; multiples of 32.")
+    reference_points: int = Field(60000, ge=1000, description="Points of the reference cloud of a scan.")
+
+
+class MvsnetSettings(Settings):
+    """Scans in the MVSNet layout (images/, cams/, pair.txt), one folder per scan under `root`."""
+
+    kind: Literal["mvsnet"] = "mvsnet"
+    root: str = Field(..., description="Folder that holds one folder per scan, relative to the working directory.")
+    depth_line: Literal["auto", "interval", "maximum"] = Field(
+        "auto",
+        description="Meaning of the second number of a two-number depth line; `auto` refuses to guess when it is "
+        "larger than the first.",
+    )
+    planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
+    image_size: tuple[int, int] | None = Field(
+        None, description="Resize to cover this height and width (pixels), then crop the centre; none keeps the size "
+        "but crops to multiples of 32."
+    )
+
+
+DatasetSettings = Annotated[SyntheticSettings | MvsnetSettings, Field(discriminator="kind")]
+
+
+class CasMVSNetSettings(Settings):
+    """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
+
+    name: Literal["casmvsnet"] = "casmvsnet"
+    hypotheses: tuple[int, int, int] = Field((48, 32, 8), description="Depth hypotheses per level, multiples of 8.")
+    interval_ratios: tuple[Positive, Positive, Positive] = Field(
+        (4.0, 1.0, 0.5),
+        description="Spacing of a level's hypotheses in base intervals; the first level spans the whole range. The "
+        "interval decays by 0.25 and 0.5 (paper 4.2).",
+    )
+    base_planes: int = Field(
+        192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
+    )
+    feature_channels: int = Field(8, ge=1, description="Channels of the finest features; 16 and 32 follow for 8.")
+    regulariser_channels: tuple[int, int, int] = Field(
+        (8, 8, 8), description="Base channels of the cost regularisation per level."
+    )
+    extra_convolution: bool = Field(
+        False, description="One more 3D convolution before each regulariser, as the released KD-MVS student has."
+    )
+    read_out: Literal["expectation", "winner"] = Field(
+        "expectation", description="Depth of a level: expectation (CasMVSNet) or the likeliest (released student)."
+    )
+
+
+class SourceSelection(Settings):
+    """Which views train and infer together."""
+
+    views: int = Field(5, ge=2, description="N: the reference and its N - 1 best sources (paper 4.2).")
+
+
+class TeacherLossSettings(Settings):
+    """Photometric and internal featuremetric consistency (paper 3.1, eq. 1 to 3)."""
+
+    photometric_weight: float = Field(1.0, ge=0, description="lambda_photo of eq. 3 (paper: 1).")
+    featuremetric_weight: float = Field(4.0, ge=0, description="lambda_fea of eq. 3 (paper: 4).")
+    feature_gradient: bool = Field(
+        True, description="Whether the featuremetric loss trains the features, or only the depth."
+    )
+    best_sources: int | None = Field(
+        None, ge=1, description="Per pixel, only the k sources with the least error count; none: all (eq. 3)."
+    )
+    ssim_weight: float = Field(0.0, ge=0, description="Weight of 1 - SSIM (3x3), per level; the paper has none.")
+    smoothness_weight: float = Field(
+        0.0, ge=0, description="Weight of the edge-aware smoothness of relative depth; the paper has none."
+    )
+
+
+class StudentLossSettings(Settings):
+    """Distillation (paper 3.2, eq. 6)."""
+
+    target: Literal["bin_mass", "density", "softmax_of_density"] = Field(
+        "bin_mass",
+        description="Pseudo probability of a hypothesis: the Gaussian's mass in its bin, the normalised density, or "
+        "the paper's literal SoftMax of P(d_k), which is almost uniform.",
+    )
+    variance_floor: tuple[float, float, float] = Field(
+        (0.36, 0.36, 0.36),
+        description="Least variance of a label per level, in squared hypothesis spacings of that level.",
+    )
+    least_probability: Positive = Field(
+        1e-4, lt=0.01, description="Share of a uniform distribution mixed into both sides of eq. 6, so that it is finite."
+    )
+
+
+class OptimiserSettings(Settings):
+    """One training loop for all (paper 4.2: Adam, learning rate 0.001)."""
+
+    epochs: int = Field(..., ge=1, description="Passes over the samples.")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="Optimiser steps counted as one epoch; none: every sample once."
+    )
+    batch: int = Field(1, ge=1, description="Samples per optimiser step, over all devices.")
+    learning_rate: Positive = Field(1e-3, description="Adam's learning rate (paper 4.2).")
+    weight_decay: float = Field(0.0, ge=0, description="Adam's L2 penalty.")
+    warmup_steps: int = Field(500, ge=0, description="Steps over which the rate rises linearly from a third.")
+    milestones: tuple[Share, ...] = Field(
+        (0.625, 0.75, 0.875),
+        description="Shares of the training after which the rate halves (CasMVSNet: epochs 10, 12, 14 of 16).",
+    )
+    gradient_clip: float | None = Field(10.0, gt=0, description="Largest norm of the gradient; none: no clipping.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Networks' arithmetic; geometry and losses are always float32. bfloat16 trains on "
+        "GPUs only (torch 2.13's CPU backward crashes)."
+    )
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the samples kept out of training for the self-supervised validation loss."
+    )
+    crop: tuple[int, int] | None = Field(
+        None, description="Height and width of a random crop of every training sample (multiples of 32); none: whole."
+    )
+    seed: int = Field(0, ge=0, description="Seed of weights, sample order, lights and crops.")
+
+
+class TeacherOptimiserSettings(OptimiserSettings):
+    """The training loop with the teacher's length."""
+
+    epochs: int = Field(5, ge=1, description="Passes over the samples (paper 4.2: 5).")
+
+
+class StudentOptimiserSettings(OptimiserSettings):
+    """The training loop with a student's length."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the samples (paper 4.2: 10).")
+
+
+class TeacherSettings(Settings):
+    """Training of the teacher."""
+
+    network: CasMVSNetSettings = CasMVSNetSettings()
+    sources: SourceSelection = SourceSelection()
+    loss: TeacherLossSettings = TeacherLossSettings()
+    optimiser: TeacherOptimiserSettings = TeacherOptimiserSettings()
+    all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+
+
+class StudentSettings(Settings):
+    """Training of a student, from scratch."""
+
+    network: CasMVSNetSettings = CasMVSNetSettings()
+    sources: SourceSelection = SourceSelection()
+    loss: StudentLossSettings = StudentLossSettings()
+    optimiser: StudentOptimiserSettings = StudentOptimiserSettings()
+    all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+
+
+class InferenceSettings(Settings):
+    """Depth and confidence of every view of a scan."""
+
+    views: int = Field(5, ge=2, description="N: the reference and its N - 1 best sources (paper 4.2).")
+    confidence: Literal["four_bins", "maximum"] = Field(
+        "four_bins", description="Confidence of a level: mass of four hypotheses (CasMVSNet) or the largest."
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="The network's arithmetic.")
+
+
+class ConsistencySettings(Settings):
+    """Cross-view check (paper 3.2, eq. 4)."""
+
+    sources: int = Field(4, ge=1, description="Best sources asked about each pixel (paper: N - 1 = 4).")
+    confidence: Share = Field(0.15, description="tau_conf: least product confidence (paper: 0.15).")
+    reprojection_px: Positive = Field(1.0, description="tau_reproj: largest reprojection error (paper: 1 px).")
+    relative_depth_error: Positive = Field(0.01, description="tau_geo: largest relative depth error (paper: 0.01).")
+    least_votes: int | None = Field(
+        None, ge=1, description="Sources that must agree; none: all of them, the paper's intersection."
+    )
+
+
+class EncodingSettings(Settings):
+    """Probabilistic encoding (paper 3.2, eq. 5)."""
+
+    relative_variance_floor: float = Field(
+        0.0, ge=0, description="Least variance of a label, as a share of its squared mean depth; the paper has none."
+    )
+
+
+class FusionSettings(Settings):
+    """Depth maps to one point cloud per scan; one setting for all scans."""
+
+    method: Literal["geometric", "gipuma", "dynamic"] = Field(
+        "geometric",
+        description="Fixed thresholds on reprojection and depth (MVSNet), disparity as fusibile does, or thresholds "
+        "that loosen with the number of agreeing views (D2HC-RMVSNet).",
+    )
+    sources: int = Field(10, ge=1, description="Best sources asked about each pixel (gipuma asks every view).")
+    confidence: Share = Field(0.3, description="Least product confidence of a point.")
+    least_votes: int = Field(3, ge=1, description="Sources that must agree (gipuma: views; dynamic: at the loosest).")
+    reprojection_px: Positive = Field(1.0, description="Largest reprojection error in px (geometric).")
+    relative_depth_error: Positive = Field(0.01, description="Largest relative depth error (geometric).")
+    disparity_px: Positive = Field(0.25, description="Largest disparity difference in px (gipuma).")
+
+
+class EvaluationSettings(Settings):
+    """Clouds against a reference cloud, depth maps against measured depth."""
+
+    thinning: float | None = Field(
+        None, gt=0, description="Thin the cloud to one point per ball of this radius, in scan units (DTU: 0.2); none: "
+        "the reference cloud's own median spacing."
+    )
+    cutoff: float | None = Field(
+        None, gt=0, description="Distances from here on are dropped and counted, in scan units (DTU: 20); none: 100 "
+        "times the thinning radius."
+    )
+    thresholds: tuple[Positive, ...] = Field(
+        (1.0, 2.0, 5.0), description="Precision, recall and F at these distances, in thinning radii."
+    )
+    depth_thresholds: tuple[Positive, ...] = Field(
+        (0.01, 0.02, 0.05), description="Share of pixels within these relative depth errors."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the order in which points are thinned.")
+
+
+class FigureSettings(Settings):
+    """Pictures of the report."""
+
+    views: int = Field(2, ge=1, description="Reference views shown per scan.")
+
+
+class ScansSettings(Settings):
+    """Which scans train, and which are fused and scored."""
+
+    training: tuple[ScanName, ...] = Field(..., min_length=1, description="Scans that teacher and students see.")
+    evaluation: tuple[ScanName, ...] = Field(
+        (), description="Scans that are fused, scored and pictured; their ground truth is never used in training."
+    )
+
+
+class RunSettings(Settings):
+    """The choices of a run: what `config.yaml` may hold."""
+
+    experiment: ScanName = Field(..., description="Name of the results folder.")
+    rounds: int = Field(2, ge=0, description="Distillation rounds; each student is the next teacher (paper 4.4: 2).")
+    control: bool = Field(
+        False, description="Also train a teacher for as many steps as teacher and students together."
+    )
+    scans_per_job: int = Field(1, ge=1, description="Scans handled by one job, so that its start is paid once (above 1: also started anew together). "
+        "Choose it before the first run: another number makes everything stale.")
+    dataset: DatasetSettings
+    scans: ScansSettings
+    teacher: TeacherSettings = TeacherSettings()
+    student: StudentSettings = StudentSettings()
+    inference: InferenceSettings = InferenceSettings()
+    consistency: ConsistencySettings = ConsistencySettings()
+    encoding: EncodingSettings = EncodingSettings()
+    fusion: FusionSettings = FusionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    figures: FigureSettings = FigureSettings()
+    resources: dict[str, dict[str, int]] = Field(
+        {}, description="Per rule: gpu, mem_mb, threads; never part of the numbers."
+    )
+    pathvars: dict[str, str] = Field({}, description="Snakemake's own folder variables.")
+
+    @model_validator(mode="after")
+    def _scan_names_are_unique(self) -> RunSettings:
+        for key in ("training", "evaluation"):
+            names = getattr(self.scans, key)
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"scans.{key} names {', '.join(twice)} twice; name each scan once")
+        return self
+
+    @model_validator(mode="after")
+    def _control_has_a_length(self) -> RunSettings:
+        steps = {f"{name}.optimiser.steps_per_epoch": value for name, value in self._steps_per_epoch().items()}
+        missing = [key for key, value in steps.items() if value is None]
+        if self.control and len(missing) == 1:
+            given = next(key for key in steps if key not in missing)
+            raise ValueError(
+                f"control: {missing[0]} is missing while {given} is {steps[given]}; give both, or neither, "
+                "so that the control can train for as many steps"
+            )
+        return self
+
+    def _steps_per_epoch(self) -> dict[str, int | None]:
+        return {
+            "teacher": self.teacher.optimiser.steps_per_epoch,
+            "student": self.student.optimiser.steps_per_epoch,
+        }
+
+    def models(self) -> tuple[str, ...]:
+        """The models of the run in the order in which they are trained: teacher, round1, ..., control."""
+        rounds = (f"round{number}" for number in range(1, self.rounds + 1))
+        return ("teacher", *rounds, *(("control",) if self.control else ()))
+
+    def control_settings(self) -> TeacherSettings:
+        """The teacher's settings with at least as many optimiser steps as teacher and students together."""
+        teacher, student = self.teacher.optimiser, self.student.optimiser
+        epochs = teacher.epochs + self.rounds * student.epochs
+        if teacher.steps_per_epoch and student.steps_per_epoch:
+            steps = teacher.epochs * teacher.steps_per_epoch + self.rounds * student.epochs * student.steps_per_epoch
+            epochs = -(-steps // teacher.steps_per_epoch)
+        return self.teacher.model_copy(update={"optimiser": teacher.model_copy(update={"epochs": epochs})})
+
+    def settings_of(self, rule: str) -> str:
+        """The settings that a rule of the workflow hands to its stage, as one canonical string.
+
+        The whole of what the stage reads: the rule carries this string as a parameter and the program receives it, so
+        nothing can be read behind the workflow's back.
+        """
+        sections: dict[str, Settings] = {
+            "prepare": self.dataset,
+            "teacher": self.teacher,
+            "control": self.control_settings(),
+            "student": self.student,
+            "infer": self.inference,
+            "check": self.consistency,
+            "encode": self.encoding,
+            "fuse": self.fusion,
+            "evaluate": self.evaluation,
+            "figures": self.figures,
+            "curves": self.figures,
+        }
+        return sections[rule].canonical()
+
+
+S = TypeVar("S")
+
+
+def parse(kind: type[S], values: Any, where: str) -> S:
+    """Validate values into settings (a class or a union of classes); every mistake in one message that names its key.
+
+    Raises:
+        SettingsError: the values do not validate.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        mistakes = "; ".join(_mistake(dict(mistake), values) for mistake in error.errors())
+        raise SettingsError(f"{where}: {mistakes} (see config/README.md)") from None
+
+
+def _mistake(mistake: dict[str, Any], values: Any) -> str:
+    """One mistake in words, beginning with its key."""
+    key = _key(mistake["loc"], values)
+    match mistake["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key"
+        case "missing":
+            return f"{key}: missing"
+        case "value_error":
+            return str(mistake["ctx"]["error"])
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{key}: {mistake['msg']}"
+        case _:
+            return f"{key}: {mistake['msg']}, found {mistake['input']!r}"
+
+
+def _key(location: tuple[str | int, ...], values: Any) -> str:
+    """The dotted key as the user wrote it; pydantic also names the member of a union, which is no key."""
+    parts = []
+    for part in location:
+        is_mapping = isinstance(values, dict)
+        if is_mapping and part not in values and part in (values.get("kind"), values.get("name")):
+            continue
+        parts.append(str(part))
+        values = values.get(part) if is_mapping else None
+    return ".".join(parts) or "(top)"
+
+
+def load(path: Path) -> RunSettings:
+    """Read and validate one configuration file.
+
+    Raises:
+        SettingsError: the file is missing, is no YAML mapping, or does not validate.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: expected a configuration file, found {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return parse(RunSettings, values, str(path))

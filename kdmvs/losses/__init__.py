@@ -1,0 +1,1 @@
+"""What the networks learn from: consistency between views (teacher), pseudo probability (student)."""

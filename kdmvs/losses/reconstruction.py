@@ -1,0 +1,140 @@
+"""The teacher's loss: every source, warped by the estimated depth, should look like the reference (paper 3.1).
+
+Photometric and internal featuremetric consistency, eq. 1 to 3, on every level of the cascade, averaged over the pixels
+that at least one source sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kdmvs.geometry import reproject, inside, sample
+from kdmvs.types import LevelOutput, ReadOut, ViewGroup
+
+
+def reconstruction_loss(
+    levels: Sequence[LevelOutput],
+    group: ViewGroup,
+    *,
+    photometric_weight: float = 1.0,
+    featuremetric_weight: float = 4.0,
+    feature_gradient: bool = True,
+    best_sources: int | None = None,
+    ssim_weight: float = 0.0,
+    smoothness_weight: float = 0.0,
+    read_out: ReadOut = "expectation",
+) -> dict[str, Tensor]:
+    """Eq. 3, summed over the levels; `loss` and its terms, each a scalar.
+
+    A distance is the mean absolute difference over channels, so that levels of different width weigh the same. Each
+    source counts where it sees the pixel; with `best_sources` = k only the k sources whose weighted error is least
+    count at a pixel (ranked on every level anew). With `feature_gradient` false the features are constants of the
+    featuremetric term and only the depth follows it. No valid pixel gives zero.
+    """
+    totals: dict[str, Tensor] = {}
+    for level in levels:
+        stride = group.images.shape[-1] // level.logits.shape[-1]
+        images = shrunk(group.images, stride)
+        depth = level.depth(read_out)
+        features = level.features
+        photo_terms, feature_terms, seen_terms = [], [], []
+        ssim_terms = []
+        cameras = group.cameras.strided(stride)
+        for i in range(1, group.images.shape[1]):
+            pixels, _ = reproject(depth, cameras[:, 0], cameras[:, i])
+            seen = inside(pixels.detach(), *depth.shape[-2:]) & (depth.detach() > 0)
+            warped = sample(images[:, i], pixels)
+            photo_terms.append((warped - images[:, 0]).abs().mean(dim=1))
+            seen_terms.append(seen)
+            if ssim_weight:
+                ssim_terms.append(structural_difference(warped, images[:, 0]))
+            if features is not None and featuremetric_weight:
+                source, ref = features[:, i].float(), features[:, 0].float()
+                if not feature_gradient:
+                    source, ref = source.detach(), ref.detach()
+                feature_terms.append((sample(source, pixels) - ref).abs().mean(dim=1))
+        seen = torch.stack(seen_terms, dim=1)
+        photo = torch.stack(photo_terms, dim=1)
+        terms = {"photometric": (photometric_weight, photo)}
+        if feature_terms:
+            terms["featuremetric"] = (featuremetric_weight, torch.stack(feature_terms, dim=1))
+        if ssim_terms:
+            terms["ssim"] = (ssim_weight, torch.stack(ssim_terms, dim=1))
+        error = sum(weight * term for weight, term in terms.values())
+        assert isinstance(error, Tensor)
+        counts = seen if best_sources is None else seen & least(error.detach(), seen, best_sources)
+        for name, (_, term) in terms.items():
+            totals[name] = totals.get(name, depth.new_zeros(())) + over_valid(term, counts)
+        totals["loss"] = totals.get("loss", depth.new_zeros(())) + over_valid(error, counts)
+        if smoothness_weight:
+            rough = edge_aware_roughness(depth, images[:, 0])
+            totals["smoothness"] = totals.get("smoothness", depth.new_zeros(())) + rough
+            totals["loss"] = totals["loss"] + smoothness_weight * rough
+    return totals
+
+
+def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) -> Float[Tensor, ""]:
+    """Sum over the sources that count, mean over the pixels where any does (1/|V| of eq. 3); zero if there is none."""
+    valid = counts.any(dim=1).sum()
+    return (term * counts).sum() / valid.clamp(min=1)
+
+
+def least(
+    error: Float[Tensor, "b s h w"], seen: Bool[Tensor, "b s h w"], count: int
+) -> Bool[Tensor, "b s h w"]:
+    """The `count` sources of least error at every pixel, among those that see it."""
+    ranked = error.masked_fill(~seen, torch.inf).argsort(dim=1)
+    chosen = torch.zeros_like(seen)
+    return chosen.scatter(1, ranked[:, : min(count, seen.shape[1])], True)
+
+
+def shrunk(images: Float[Tensor, "b v c h w"], stride: int) -> Float[Tensor, "b v c h1 w1"]:
+    """Every `stride`-th pixel of the images, after a triangular blur of that width centred on the pixel.
+
+    The pixels kept are those of `Camera.strided`, so colours, features and intrinsics agree (released code: up to
+    three pixels off at the far border, paper-vs-release.md 1.1).
+    """
+    if stride == 1:
+        return images
+    taps = torch.arange(1 - stride, stride, device=images.device, dtype=images.dtype)
+    kernel = (stride - taps.abs()) / stride**2
+    batch, views, channels, height, width = images.shape
+    flat = images.reshape(-1, 1, height, width)
+    pad = stride - 1
+    flat = torch.nn.functional.pad(flat, (pad, pad, pad, pad), mode="replicate")
+    flat = torch.nn.functional.conv2d(flat, kernel.reshape(1, 1, 1, -1), stride=(1, stride))
+    flat = torch.nn.functional.conv2d(flat, kernel.reshape(1, 1, -1, 1), stride=(stride, 1))
+    return flat.reshape(batch, views, channels, *flat.shape[-2:])
+
+
+def structural_difference(
+    first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b h w"]:
+    """(1 - SSIM) / 2 in 3x3 windows, mean over channels (Wang et al., 2004; constants for images in 0..1)."""
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+    mean_1, mean_2 = mean(first), mean(second)
+    variance_1 = mean(first * first) - mean_1**2
+    variance_2 = mean(second * second) - mean_2**2
+    covariance = mean(first * second) - mean_1 * mean_2
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = ((2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)) / (
+        (mean_1**2 + mean_2**2 + c1) * (variance_1 + variance_2 + c2)
+    )
+    return ((1 - ssim) / 2).clamp(0, 1).mean(dim=1)
+
+
+def edge_aware_roughness(depth: Float[Tensor, "b h w"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """Mean gradient of the depth relative to its mean, damped where the image has an edge; free of the unit of depth."""
+    relative = depth / depth.mean(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(depth.dtype).tiny)
+    total = depth.new_zeros(())
+    for axis in (-1, -2):
+        edge = image.diff(dim=axis).abs().mean(dim=1)
+        total = total + (relative.diff(dim=axis).abs() * torch.exp(-10 * edge)).mean()
+    return total

@@ -1,0 +1,1 @@
+"""Networks: the protocol they follow, their layers, and the table that builds them by name."""

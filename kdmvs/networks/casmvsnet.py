@@ -1,0 +1,92 @@
+"""CasMVSNet (Gu et al., CVPR 2020), compatible with the published checkpoints of CasMVSNet and the KD-MVS student.
+
+The forward pass follows shared/spec/networks.md 6.1, 6.2 and 6.4, its peculiarities included, but for one repair: the
+base interval is that of each sample, not of the first sample of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdmvs.errors import DataError
+from kdmvs.networks.cost_volume import CostRegulariser, variance_volume
+from kdmvs.networks.feature_pyramid import FeaturePyramid
+from kdmvs.types import LevelOutput, ReadOut, ViewGroup
+
+
+class CasMVSNet(nn.Module):
+    """Three levels at 1/4, 1/2 and full resolution; each narrows the range that the level before it found."""
+
+    strides = (4, 2, 1)
+
+    def __init__(
+        self,
+        hypotheses: tuple[int, ...] = (48, 32, 8),
+        interval_ratios: tuple[float, ...] = (4.0, 1.0, 0.5),
+        base_planes: int = 192,
+        feature_channels: int = 8,
+        regulariser_channels: tuple[int, ...] = (8, 8, 8),
+        extra_convolution: bool = False,
+        read_out: ReadOut = "expectation",
+    ) -> None:
+        """Arguments as in `kdmvs.config.CasMVSNetSettings`."""
+        super().__init__()
+        self.hypotheses, self.interval_ratios, self.base_planes = hypotheses, interval_ratios, base_planes
+        self.read_out: ReadOut = read_out
+        self.feature = FeaturePyramid(feature_channels)
+        self.cost_regularization = nn.ModuleList(
+            CostRegulariser(channels, base, extra_convolution)
+            for channels, base in zip(self.feature.channels, regulariser_channels, strict=True)
+        )
+
+    def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
+        batch, views, _, height, width = group.images.shape
+        if height % 32 or width % 32:
+            raise DataError(f"{group.name}: expected image sides that are multiples of 32, found {height}x{width}")
+        pyramid = self.feature(group.images.flatten(0, 1))
+        interval = (group.depth_range[:, 1] - group.depth_range[:, 0]) / self.base_planes
+        levels: list[LevelOutput] = []
+        for level, stride in enumerate(self.strides):
+            features = pyramid[level].unflatten(0, (batch, views))
+            size = (height // stride, width // stride)
+            if not levels:
+                hypotheses = range_hypotheses(group.depth_range, self.hypotheses[0], size)
+            else:
+                centre = levels[-1].depth(self.read_out).detach()
+                hypotheses = narrowed_hypotheses(
+                    centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
+                )
+            cost = variance_volume(features, group.cameras.strided(stride), hypotheses)
+            logits = self.cost_regularization[level](cost).float()
+            levels.append(LevelOutput(hypotheses, logits, features))
+        return tuple(levels)
+
+
+def range_hypotheses(
+    depth_range: Float[Tensor, "b 2"], count: int, size: tuple[int, int]
+) -> Float[Tensor, "b {count} {size[0]} {size[1]}"]:
+    """`count` depths from the first to the last of the range, both included, the same for every pixel."""
+    share = torch.linspace(0, 1, count, device=depth_range.device, dtype=depth_range.dtype)
+    planes = depth_range[:, :1] + (depth_range[:, 1:] - depth_range[:, :1]) * share
+    return planes[:, :, None, None].expand(-1, -1, *size)
+
+
+def narrowed_hypotheses(
+    centre: Float[Tensor, "b h0 w0"],
+    spacing: Float[Tensor, " b"],
+    count: int,
+    size: tuple[int, int],
+    image_size: tuple[int, int],
+) -> Float[Tensor, "b {count} {size[0]} {size[1]}"]:
+    """`count` depths over centre +/- count/2 * spacing, both ends included, around a coarser level's depth.
+
+    The coarse depth is enlarged to the image's size and then shrunk to the level's, both bilinear without aligned
+    corners, as released. The offsets do not vary over the image, so shrinking the centre alone gives the same numbers
+    as shrinking a full-size volume, without holding it.
+    """
+    full = torch.nn.functional.interpolate(centre[:, None], image_size, mode="bilinear", align_corners=False)
+    here = torch.nn.functional.interpolate(full, size, mode="bilinear", align_corners=False)
+    share = torch.linspace(-0.5, 0.5, count, device=centre.device, dtype=centre.dtype) * count
+    return here + (spacing[:, None] * share)[:, :, None, None]

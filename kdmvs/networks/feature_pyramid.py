@@ -1,0 +1,43 @@
+"""The feature pyramid of CasMVSNet: features at 1/4, 1/2 and full resolution (shared/spec/networks.md 6.1)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdmvs.networks.layers import ConvBnReLU
+
+
+class FeaturePyramid(nn.Module):
+    """Strided convolutions down, nearest-neighbour upsampling back up; `base` channels at full resolution."""
+
+    def __init__(self, base: int = 8) -> None:
+        super().__init__()
+        self.conv0 = nn.Sequential(ConvBnReLU(3, base), ConvBnReLU(base, base))
+        self.conv1 = nn.Sequential(
+            ConvBnReLU(base, 2 * base, 5, 2), ConvBnReLU(2 * base, 2 * base), ConvBnReLU(2 * base, 2 * base)
+        )
+        self.conv2 = nn.Sequential(
+            ConvBnReLU(2 * base, 4 * base, 5, 2), ConvBnReLU(4 * base, 4 * base), ConvBnReLU(4 * base, 4 * base)
+        )
+        self.out1 = nn.Conv2d(4 * base, 4 * base, 1, bias=False)
+        self.inner1 = nn.Conv2d(2 * base, 4 * base, 1)
+        self.inner2 = nn.Conv2d(base, 4 * base, 1)
+        self.out2 = nn.Conv2d(4 * base, 2 * base, 3, padding=1, bias=False)
+        self.out3 = nn.Conv2d(4 * base, base, 3, padding=1, bias=False)
+        self.channels = (4 * base, 2 * base, base)
+
+    def forward(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c1 h1 w1"], Float[Tensor, "n c2 h2 w2"], Float[Tensor, "n c3 h w"]]:
+        full = self.conv0(images)
+        half = self.conv1(full)
+        quarter = self.conv2(half)
+        middle = _doubled(quarter) + self.inner1(half)
+        fine = _doubled(middle) + self.inner2(full)
+        return self.out1(quarter), self.out2(middle), self.out3(fine)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest")

@@ -1,0 +1,106 @@
+"""What the teacher's and the student's training share: network, samples, schedule, resume key, finished checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdmvs.config import StudentSettings, TeacherSettings
+from kdmvs.provenance import code_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdmvs.scans import Sample
+
+    Loss = Callable[[Any, Sample], dict[str, Tensor]]
+
+
+def train(
+    settings: TeacherSettings | StudentSettings,
+    *,
+    stage: str,
+    scan: Sequence[Path],
+    label: Sequence[Path] | None,
+    loss: Loss,
+    validation_loss: Loss,
+    out: Path,
+    metrics: Path,
+) -> None:
+    """Train from scratch and write the finished checkpoint and its metrics.
+
+    Progress lies in `<out>.progress/<key>/`, the key being a digest of the settings, the code and the inputs: the same
+    training is taken up where it stopped, another one starts anew. Snakemake deletes the declared outputs of a failed
+    job, so the progress is not among them. TensorBoard: `tensorboard --logdir results`.
+    """
+    from kdmvs import checkpoints, device
+    from kdmvs.formats.atomic import replacing
+    from kdmvs.networks.table import build
+    from kdmvs.scans import Scan, ViewGroups
+    from kdmvs.training import Schedule, fit
+
+    digest = code_digest(stage)
+    key = resume_key(settings.canonical(), digest, [*scan, *(label or [])])
+    root = out.with_name(out.name + ".progress")
+    progress = root / key
+    chosen = settings.optimiser
+    samples = ViewGroups(
+        [Scan.open(path) for path in scan],
+        views=settings.sources.views,
+        all_lights=settings.all_lights,
+        labels=list(label) if label is not None else None,
+        crop=chosen.crop,
+        seed=chosen.seed,
+    )
+    name = stage.rsplit(".", 1)[1]
+    if samples.left_out:
+        print(f"{name}: {samples.left_out} samples left out (views without neighbours or without a labelled pixel)")
+    device.seed_everything(chosen.seed)
+    description = settings.network.model_dump(mode="json")
+    network = build(**description)
+    count = max(1, round(len(samples) * (1 - chosen.validation_share)))
+    schedule = Schedule(
+        epochs=chosen.epochs,
+        steps_per_epoch=chosen.steps_per_epoch or -(-count // chosen.batch),
+        batch=chosen.batch,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        warmup_steps=chosen.warmup_steps,
+        milestones=chosen.milestones,
+        gradient_clip=chosen.gradient_clip,
+        precision=chosen.precision,
+        seed=chosen.seed,
+    )
+    print(f"{name}: {len(samples)} samples of {len(scan)} scans, {schedule.steps} steps of {schedule.batch}", flush=True)
+    content = fit(
+        network,
+        loss,
+        samples,
+        schedule,
+        progress=progress,
+        validation_share=chosen.validation_share,
+        validation_loss=validation_loss,
+        label=name,
+    )
+    with replacing(metrics) as part:
+        shutil.copyfile(progress / "metrics.csv", part)
+    provenance = {"network": description, "settings": settings.canonical(), "code": digest}
+    checkpoints.save(out, {**content, **provenance})
+    boards = root / "tensorboard"
+    shutil.rmtree(boards, ignore_errors=True)
+    shutil.move(progress / "tensorboard", boards)
+    for other in root.iterdir():
+        if other != boards:
+            shutil.rmtree(other)
+
+
+def resume_key(settings: str, code: str, inputs: Sequence[Path]) -> str:
+    """A short digest of all that a training depends on; equal keys mean the same training."""
+    digest = hashlib.sha256(json.dumps([settings, code]).encode())
+    for path in inputs:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,40 @@
+"""Infer depth and confidence of every view of scans with a trained network, one HDF5 file per scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdmvs.config import InferenceSettings
+
+
+def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: list[Path]) -> None:
+    """Write depth and confidence at full resolution; a view without neighbours stays unknown (zeros)."""
+    from tqdm import tqdm
+
+    from kdmvs import checkpoints, device, storage
+    from kdmvs.inference import infer
+    from kdmvs.networks.table import build
+    from kdmvs.scans import Scan, collate_groups
+
+    content = checkpoints.read(checkpoint)
+    network = build(**content["network"])
+    checkpoints.load_into(network, content, str(checkpoint))
+    here = device.choose()
+    network.to(here).eval()
+    for scan_path, out_path in zip(scan, out, strict=True):
+        opened = Scan.open(scan_path)
+        attributes = storage.attributes_of(settings, opened.name, "kdmvs.stages.infer")
+        with storage.create(
+            out_path, kind="depth", views=len(opened), size=opened.size, attributes=attributes
+        ) as file:
+            for i in tqdm(range(len(opened)), desc=f"infer {opened.name}", unit="view", disable=None):
+                if not opened.neighbours(i):
+                    print(f"infer {opened.name}: view {i} has no neighbour in pair.txt; its depth stays unknown")
+                    zeros = opened.image(i)[0].numpy() * 0
+                    file.write(i, depth=zeros, confidence=zeros)
+                    continue
+                sources = opened.neighbours(i)[: settings.views - 1]
+                group = collate_groups([opened.group(i, list(sources))]).to(here)
+                found = infer(network, group, confidence=settings.confidence, precision=settings.precision)
+                file.write(i, depth=found.depth[0].cpu().numpy(), confidence=found.confidence[0].cpu().numpy())
+        print(f"infer {opened.name}: {len(opened)} views -> {out_path}")

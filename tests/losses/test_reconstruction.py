@@ -1,0 +1,124 @@
+"""The teacher's loss prefers the truth, points home, and counts what it says it counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdmvs.geometry import inside, reproject
+from kdmvs.losses.reconstruction import edge_aware_roughness, least, reconstruction_loss, shrunk
+from kdmvs.types import Camera, LevelOutput
+from tests.views import camera, plane_group, stacked
+
+
+def certain(depth: torch.Tensor, features: torch.Tensor | None = None) -> LevelOutput:
+    """A level that says exactly this depth, whatever is asked of it."""
+    hypotheses = torch.stack((depth - 1, depth + 1), dim=1)
+    return LevelOutput(hypotheses, torch.zeros_like(hypotheses), features)
+
+
+def loss_at(scale: float, **settings) -> float:
+    group, depth = plane_group()
+    return float(reconstruction_loss([certain(depth * scale)], group, **settings)["loss"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"best_sources": 1}, {"ssim_weight": 1.0}])
+def test_exact_depth_beats_every_shifted_depth(settings):
+    exact = loss_at(1.0, **settings)
+    assert all(loss_at(scale, **settings) > exact for scale in (0.9, 0.95, 0.98, 1.02, 1.05, 1.1))
+
+
+@pytest.mark.parametrize("scale", [0.985, 1.015])
+def test_the_gradient_points_home(scale):
+    group, depth = plane_group()
+    wrong = (depth * scale).requires_grad_()
+    reconstruction_loss([certain(wrong)], group)["loss"].backward()
+    home = torch.sign(wrong.detach() - depth)
+    moved = wrong.grad != 0
+    assert (torch.sign(wrong.grad) == home)[moved].float().mean() > 0.8
+
+
+def test_each_source_is_warped_with_its_own_intrinsics():
+    """With the reference's K in place of the source's (the released code) the exact depth no longer fits."""
+    group, depth = plane_group()
+    own = reconstruction_loss([certain(depth)], group)["photometric"]
+    shared = Camera(group.cameras.K[:, :1].expand(-1, 3, -1, -1), group.cameras.cam_from_world)
+    wrong = reconstruction_loss([certain(depth)], replace(group, cameras=shared))["photometric"]
+    assert wrong > 3 * own
+
+
+def test_the_mean_runs_over_the_pixels_that_a_source_sees():
+    """Sources black, reference white: the loss is (seen by source 1 + seen by source 2) / seen by any, to the digit."""
+    group, depth = plane_group()
+    images = torch.zeros_like(group.images)
+    images[:, 0] = 1.0
+    seen = []
+    for i in (1, 2):
+        pixels, _ = reproject(depth, group.cameras[:, 0], group.cameras[:, i])
+        seen.append(inside(pixels, 64, 96))
+    expected = (seen[0].sum() + seen[1].sum()) / (seen[0] | seen[1]).sum()
+    found = reconstruction_loss([certain(depth)], replace(group, images=images))["loss"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_levels_add_up():
+    group, depth = plane_group()
+    one = reconstruction_loss([certain(depth * 1.02)], group)["loss"]
+    coarse = certain(depth[:, ::4, ::4] * 1.02)
+    other = reconstruction_loss([coarse], group)["loss"]
+    torch.testing.assert_close(reconstruction_loss([coarse, certain(depth * 1.02)], group)["loss"], one + other)
+
+
+def test_nothing_seen_gives_zero_and_a_zero_gradient():
+    group, depth = plane_group()
+    away = camera(1, dtype=torch.float32)
+    turned = away.cam_from_world.clone()
+    turned[:3, :3] = torch.diag(torch.tensor([-1.0, 1.0, -1.0])) @ turned[:3, :3]
+    cams = stacked([camera(0, dtype=torch.float32)] + [Camera(away.K, turned)] * 2)
+    blind = replace(group, cameras=Camera(cams.K[None], cams.cam_from_world[None]))
+    depth = depth.clone().requires_grad_()
+    loss = reconstruction_loss([certain(depth)], blind)["loss"]
+    loss.backward()
+    assert loss.item() == 0.0
+    assert (depth.grad == 0).all()
+
+
+def test_the_best_sources_are_chosen_per_pixel_among_those_that_see_it():
+    error = torch.tensor([0.3, 0.1, 0.2]).reshape(1, 3, 1, 1).repeat(1, 1, 1, 2)
+    seen = torch.ones(1, 3, 1, 2, dtype=torch.bool)
+    seen[0, 1, 0, 1] = False
+    chosen = least(error, seen, 1) & seen
+    assert chosen[0, :, 0, 0].tolist() == [False, True, False]
+    assert chosen[0, :, 0, 1].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_the_featuremetric_gradient_reaches_the_features_only_where_asked(reaches):
+    group, depth = plane_group()
+    features = torch.rand(1, 3, 8, 64, 96, requires_grad=True)
+    depth = (depth * 1.01).requires_grad_()
+    reconstruction_loss([certain(depth, features)], group, photometric_weight=0.0, feature_gradient=reaches)[
+        "loss"
+    ].backward()
+    assert (features.grad is not None and bool((features.grad != 0).any())) is reaches
+    assert (depth.grad != 0).any()
+
+
+def test_a_shrunk_image_keeps_the_strided_pixels_where_they_were():
+    """A linear ramp survives a centred blur, so pixel (u, v) of the shrunk image is exactly pixel (4u, 4v)."""
+    v, u = torch.meshgrid(torch.arange(32.0), torch.arange(64.0), indexing="ij")
+    ramp = (0.2 + 0.01 * u - 0.004 * v).expand(1, 1, 3, 32, 64)
+    small = shrunk(ramp, 4)
+    torch.testing.assert_close(small[..., 1:-1, 1:-1], ramp[..., ::4, ::4][..., 1:-1, 1:-1])
+
+
+def test_roughness_does_not_depend_on_the_unit_of_depth_and_spares_image_edges():
+    depth = torch.ones(1, 8, 8)
+    depth[:, :, 4:] = 2.0
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    edge = flat.clone()
+    edge[..., 4:] = 1.0
+    torch.testing.assert_close(edge_aware_roughness(depth, flat), edge_aware_roughness(depth * 1000, flat))
+    assert edge_aware_roughness(depth, edge) < 0.05 * edge_aware_roughness(depth, flat)

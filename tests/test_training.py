@@ -1,0 +1,180 @@
+"""One loop: exact resume, no sample repeated or dropped, a loss that is not finite names its samples."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from torch import nn
+
+from kdmvs import checkpoints, training
+from kdmvs.errors import DataError, FormatError, TrainingError
+from kdmvs.scans import Sample
+from kdmvs.training import Chosen, Schedule, Stream, fit, split
+from kdmvs.types import Camera, ViewGroup
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Stands for ViewGroups: twelve references in two lights, random pictures that depend on sample and pass."""
+
+    def __init__(self, count: int = 24) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(index))
+        cameras = Camera(torch.eye(3).expand(2, 3, 3), torch.eye(4).expand(2, 4, 4))
+        return Sample(ViewGroup(images, cameras, torch.tensor([1.0, 2.0]), self.name(index % self.count)))
+
+    def name(self, index: int) -> str:
+        return f"scan/{index // 2:08d}/light{index % 2}"
+
+
+class Network(nn.Module):
+    """Small, with batch norm, so that buffers count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+    def forward(self, group: ViewGroup) -> torch.Tensor:
+        return self.layers(group.images[:, 0])
+
+
+def loss(output: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
+    target = batch.group.images[:, 1].mean(dim=1, keepdim=True)
+    error = (output - target).abs().mean()
+    return {"loss": error, "twice": 2 * error}
+
+
+def schedule(**changes) -> Schedule:
+    values = dict(
+        epochs=4, steps_per_epoch=5, batch=3, learning_rate=1e-2, weight_decay=0.0, warmup_steps=4,
+        milestones=(0.5, 0.75), gradient_clip=1.0, precision="float32", seed=7,
+    )  # fmt: skip
+    return Schedule(**{**values, **changes})
+
+
+def weights(content: dict) -> list[torch.Tensor]:
+    return list(content["model"].values())
+
+
+def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+    whole = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "whole", validation_share=0.25)
+
+    class Killed(Exception):
+        pass
+
+    def dying(calls: list[int]):
+        def step(output, batch):
+            calls.append(1)
+            if len(calls) == 17:
+                raise Killed
+            return loss(output, batch)
+
+        return step
+
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)  # save after every step, so that the middle of an epoch counts
+    with pytest.raises(Killed):
+        fit(Network(), dying([]), Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25,
+            validation_loss=loss)  # fmt: skip
+    stopped_at = checkpoints.read(tmp_path / "cut" / "state.pt")["step"]
+    assert stopped_at % 5 != 0
+    torch.manual_seed(99)  # a new process starts with another random state
+    resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+def test_two_runs_with_one_seed_agree_and_another_seed_does_not(tmp_path):
+    first = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "1")
+    second = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "2")
+    third = fit(Network(), loss, Pictures(), schedule(seed=8), progress=tmp_path / "3")
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
+
+
+def test_every_pass_of_the_stream_is_a_permutation_whatever_the_batch_and_the_start():
+    whole = [i for batch in Stream(10, 3, 0, 20, seed=1) for i in batch]
+    assert len(whole) == 60
+    for lap in range(6):
+        assert sorted(whole[lap * 10 : lap * 10 + 10]) == [lap * 10 + i for i in range(10)]
+    assert [i % 10 for i in whole[:10]] != [i % 10 for i in whole[10:20]]
+    assert [i for batch in Stream(10, 3, 7, 20, seed=1) for i in batch] == whole[21:]
+
+
+def test_a_later_pass_draws_the_sample_anew():
+    chosen = Chosen(Pictures(), [4, 5])
+    assert not torch.equal(chosen[0].group.images, chosen[2].group.images)
+    assert chosen[0].group.name == chosen[2].group.name == "scan/00000002/light0"
+
+
+def test_validation_keeps_all_lights_of_a_reference_view_on_one_side():
+    pictures = Pictures()
+    held_in, held_out = split(pictures, 0.25)
+    assert len(held_out) == 6
+    assert sorted(held_in + held_out) == list(range(24))
+    views = [{pictures.name(i).rsplit("/", 1)[0] for i in side} for side in (held_in, held_out)]
+    assert not views[0] & views[1]
+
+
+def test_the_rate_warms_up_from_a_third_and_halves_at_the_milestones():
+    plan = schedule(learning_rate=0.9, warmup_steps=3)
+    rates = [round(plan.rate(step), 6) for step in range(20)]
+    assert rates[:4] == [0.3, 0.5, 0.7, 0.9]
+    assert rates[9:11] == [0.9, 0.45]
+    assert rates[14:16] == [0.45, 0.225]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_samples(tmp_path):
+    def broken(output, batch):
+        return {"loss": output.mean() * float("nan")}
+
+    with pytest.raises(TrainingError, match=r"step 0, found loss nan .* on scan/\d+/light\d, scan/.*learning_rate"):
+        fit(Network(), broken, Pictures(), schedule(), progress=tmp_path)
+
+
+def test_no_sample_to_train_on_is_said(tmp_path):
+    with pytest.raises(DataError, match="expected samples to train on, found none"):
+        fit(Network(), loss, Pictures(0), schedule(), progress=tmp_path)
+
+
+def test_metrics_hold_a_row_per_step_and_the_validation_of_every_epoch(tmp_path):
+    fit(Network(), loss, Pictures(), schedule(), progress=tmp_path, validation_share=0.25)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows if r["split"] == "training"] == list(range(1, 21))
+    assert [int(r["step"]) for r in rows if r["split"] == "validation"] == [0, 5, 10, 15, 20]
+    assert all(float(r["twice"]) == pytest.approx(2 * float(r["loss"])) for r in rows)
+
+
+def test_training_on_a_cpu_in_bfloat16_falls_back_to_float32_and_says_so(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU trains in bfloat16")
+    plain = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "1")
+    fallen = fit(Network(), loss, Pictures(), schedule(precision="bfloat16"), progress=tmp_path / "2")
+    assert "not safe on a CPU" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(fallen), strict=True))
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoints.save(path, {"model": Network().state_dict()})
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(FormatError, match=r"checkpoint\.pt: expected a checkpoint"):
+        checkpoints.read(path)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(FormatError, match="plain values"):
+        checkpoints.read(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
