@@ -6,6 +6,8 @@ base interval is that of each sample, not of the first sample of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,17 +25,17 @@ class CasMVSNet(nn.Module):
 
     def __init__(
         self,
-        hypotheses: tuple[int, ...] = (48, 32, 8),
-        interval_ratios: tuple[float, ...] = (4.0, 1.0, 0.5),
+        hypotheses: Sequence[int] = (48, 32, 8),
+        interval_ratios: Sequence[float] = (4.0, 1.0, 0.5),
         base_planes: int = 192,
         feature_channels: int = 8,
-        regulariser_channels: tuple[int, ...] = (8, 8, 8),
+        regulariser_channels: Sequence[int] = (8, 8, 8),
         extra_convolution: bool = False,
         read_out: ReadOut = "expectation",
     ) -> None:
         """Arguments as in `kdmvs.config.CasMVSNetSettings`."""
         super().__init__()
-        self.hypotheses, self.interval_ratios, self.base_planes = hypotheses, interval_ratios, base_planes
+        self.hypotheses, self.interval_ratios, self.base_planes = tuple(hypotheses), tuple(interval_ratios), base_planes
         self.read_out: ReadOut = read_out
         self.feature = FeaturePyramid(feature_channels)
         self.cost_regularization = nn.ModuleList(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdmvs.config import StudentSettings, TeacherSettings
+from kdmvs.errors import DataError
 from kdmvs.provenance import code_digest
 
 if TYPE_CHECKING:
@@ -58,7 +59,14 @@ def train(
     )
     name = stage.rsplit(".", 1)[1]
     if samples.left_out:
-        print(f"{name}: {samples.left_out} samples left out (views without neighbours or without a labelled pixel)")
+        print(f"{name}: {samples.left_out} views left out (without neighbours or without a labelled pixel)")
+    if not len(samples):
+        reason = (
+            "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
+            if label
+            else "no view with neighbours; look at pair.txt"
+        )
+        raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")
     network = build(**description)
