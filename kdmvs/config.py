@@ -55,8 +55,9 @@ class MvsnetSettings(Settings):
     )
     planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
     image_size: tuple[int, int] | None = Field(
-        None, description="Resize to cover this height and width (pixels), then crop the centre; none keeps the size "
-        "but crops to multiples of 32."
+        None,
+        description="Resize to cover this height and width (pixels), then crop the centre; none keeps the size "
+        "but crops to multiples of 32.",
     )
 
 
@@ -124,7 +125,9 @@ class StudentLossSettings(Settings):
         description="Least variance of a label per level, in squared hypothesis spacings of that level.",
     )
     least_probability: Positive = Field(
-        1e-4, lt=0.01, description="Share of a uniform distribution mixed into both sides of eq. 6, so that it is finite."
+        1e-4,
+        lt=0.01,
+        description="Share of a uniform distribution mixed into both sides of eq. 6, so that it is finite.",
     )
 
 
@@ -145,8 +148,9 @@ class OptimiserSettings(Settings):
     )
     gradient_clip: float | None = Field(10.0, gt=0, description="Largest norm of the gradient; none: no clipping.")
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Networks' arithmetic; geometry and losses are always float32. bfloat16 trains on "
-        "GPUs only (torch 2.13's CPU backward crashes)."
+        "float32",
+        description="Networks' arithmetic; geometry and losses are always float32. bfloat16 trains on "
+        "GPUs only (torch 2.13's CPU backward crashes).",
     )
     validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the samples kept out of training for the self-supervised validation loss."
@@ -239,12 +243,16 @@ class EvaluationSettings(Settings):
     """Clouds against a reference cloud, depth maps against measured depth."""
 
     thinning: float | None = Field(
-        None, gt=0, description="Thin the cloud to one point per ball of this radius, in scan units (DTU: 0.2); none: "
-        "the reference cloud's own median spacing."
+        None,
+        gt=0,
+        description="Thin the cloud to one point per ball of this radius, in scan units (DTU: 0.2); none: "
+        "the reference cloud's own median spacing.",
     )
     cutoff: float | None = Field(
-        None, gt=0, description="Distances from here on are dropped and counted, in scan units (DTU: 20); none: 100 "
-        "times the thinning radius."
+        None,
+        gt=0,
+        description="Distances from here on are dropped and counted, in scan units (DTU: 20); none: 100 "
+        "times the thinning radius.",
     )
     thresholds: tuple[Positive, ...] = Field(
         (1.0, 2.0, 5.0), description="Precision, recall and F at these distances, in thinning radii."
@@ -275,11 +283,13 @@ class RunSettings(Settings):
 
     experiment: ScanName = Field(..., description="Name of the results folder.")
     rounds: int = Field(2, ge=0, description="Distillation rounds; each student is the next teacher (paper 4.4: 2).")
-    control: bool = Field(
-        False, description="Also train a teacher for as many steps as teacher and students together."
+    control: bool = Field(False, description="Also train a teacher for as many steps as teacher and students together.")
+    scans_per_job: int = Field(
+        1,
+        ge=1,
+        description="Scans handled by one job, so that its start is paid once (above 1: also started anew together). "
+        "Choose it before the first run: another number makes everything stale.",
     )
-    scans_per_job: int = Field(1, ge=1, description="Scans handled by one job, so that its start is paid once (above 1: also started anew together). "
-        "Choose it before the first run: another number makes everything stale.")
     dataset: DatasetSettings
     scans: ScansSettings
     teacher: TeacherSettings = TeacherSettings()
@@ -361,7 +371,7 @@ class RunSettings(Settings):
 S = TypeVar("S")
 
 
-def parse(kind: type[S], values: Any, where: str) -> S:
+def parse(kind: type[S] | Any, values: Any, where: str) -> S:
     """Validate values into settings (a class or a union of classes); every mistake in one message that names its key.
 
     Raises:
@@ -399,7 +409,7 @@ def _key(location: tuple[str | int, ...], values: Any) -> str:
             continue
         parts.append(str(part))
         values = values.get(part) if is_mapping else None
-    return ".".join(parts) or "(top)"
+    return ".".join(parts) or "the settings"
 
 
 def load(path: Path) -> RunSettings:

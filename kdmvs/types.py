@@ -45,8 +45,8 @@ class Camera:
             K[..., row, 2] = K[..., row, 2] + 0.5 * scale - 0.5
         return replace(self, K=K)
 
-    def cropped(self, top: int, left: int) -> Camera:
-        """The camera of the image whose first `top` rows and `left` columns were cut off."""
+    def cropped(self, top: int | Tensor, left: int | Tensor) -> Camera:
+        """The camera of the image whose first `top` rows and `left` columns were cut off; one number, or one each."""
         K = self.K.clone()
         K[..., 0, 2] -= left
         K[..., 1, 2] -= top

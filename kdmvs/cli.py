@@ -1,0 +1,170 @@
+"""`kdmvs STAGE`: every stage from the shell, its options derived from the signature of the stage's `run`.
+
+A `Path` is one required option, a `list[Path]` one or more values, `settings` is `--settings` (JSON, or a YAML or
+JSON file) and `--set key=value`. Only the stage that is called is imported, and a stage imports what computes inside
+`run`, so that help and argument errors answer at once. An error of the user is one line and exit code 2; anything
+else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kdmvs.errors import KdmvsError, SettingsError
+
+STAGES = (
+    "prepare",
+    "teacher",
+    "student",
+    "infer",
+    "check",
+    "encode",
+    "fuse",
+    "evaluate",
+    "figures",
+    "curves",
+    "summarise",
+)
+"""The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
+
+SHOW = "show"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; the exit code: 0, or 2 where the user's data or settings are at fault."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    stage = arguments[0]
+    try:
+        if stage == SHOW:
+            from kdmvs import show
+
+            show.run(arguments[1:])
+            return 0
+        if stage not in STAGES:
+            raise SettingsError(f"expected a stage ({', '.join(STAGES)}) or {SHOW}, found {stage!r}; try --help")
+        module = importlib.import_module(f"kdmvs.stages.{stage}")
+        module.run(**read_arguments(stage, module, arguments[1:]))
+    except KdmvsError as error:
+        print(f"kdmvs {stage}: {error}" if stage in (*STAGES, SHOW) else f"kdmvs: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def overview() -> str:
+    """What `kdmvs --help` prints: a line per stage, read from the files without importing them."""
+    lines = [f"  {stage:10} {first_line(stage)}" for stage in STAGES]
+    lines.append(f"  {SHOW:10} Print the table of an experiment and where its clouds and pictures are.")
+    return "\n".join(
+        [
+            "usage: kdmvs STAGE [options]",
+            "",
+            "Self-supervised multi-view stereo by knowledge distillation: one command per stage, files in, files out.",
+            "",
+            *lines,
+            "",
+            "`kdmvs STAGE --help` lists the options and settings of a stage. Snakemake runs them all: see README.md.",
+        ]
+    )
+
+
+def first_line(stage: str) -> str:
+    """The first line of the docstring of a stage's module."""
+    source = Path(__file__).parent / "stages" / f"{stage}.py"
+    docstring = ast.get_docstring(ast.parse(source.read_text())) if source.is_file() else None
+    return (docstring or "").partition("\n")[0]
+
+
+def read_arguments(stage: str, module: ModuleType, arguments: Sequence[str]) -> dict[str, Any]:
+    """The keyword arguments of a stage's `run` from the command line.
+
+    Raises:
+        SettingsError: the settings do not validate.
+        SystemExit: an option is missing or unknown (exit code 2), or help was asked for.
+    """
+    hints = typing.get_type_hints(module.run, include_extras=True)
+    hints.pop("return", None)
+    parser = argparse.ArgumentParser(
+        prog=f"kdmvs {stage}",
+        description=inspect.cleandoc(module.__doc__ or ""),
+        epilog="\n".join(describe_settings(hints["settings"])) if "settings" in hints else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, kind in hints.items():
+        if name == "settings":
+            parser.add_argument("--settings", default="{}", metavar="JSON|FILE", help="a JSON text, or a YAML file")
+            parser.add_argument(
+                "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. loss.target=density"
+            )
+        else:
+            several = typing.get_origin(kind) is list
+            single = typing.get_args(kind)[0] if several else kind
+            parser.add_argument(
+                "--" + name.replace("_", "-"),
+                required=True,
+                type=single,
+                nargs="+" if several else None,
+                metavar="PATH" if single is Path else "NAME",
+            )
+    given = vars(parser.parse_args(arguments))
+    if "settings" in hints:
+        given["settings"] = read_settings(hints["settings"], given["settings"], given.pop("set"))
+    return given
+
+
+def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
+    """The settings of a stage from a JSON text or a file, with `key=value` changes (dotted keys, YAML values) on top.
+
+    Raises:
+        SettingsError: the file is missing, is no mapping, a change is not understood, or the settings do not validate.
+    """
+    import yaml
+
+    from kdmvs.config import parse
+
+    is_text = text.lstrip().startswith("{")
+    where = "--settings" if is_text else text
+    try:
+        values = json.loads(text) if is_text else yaml.safe_load(Path(text).read_text())
+    except OSError as error:
+        raise SettingsError(f"{text}: expected a settings file or a JSON text, found {error.strerror}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{where}: expected JSON or YAML, found {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change}: expected key=value, found no `=`")
+        inner = values
+        *outer, last = key.split(".")
+        for part in outer:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise SettingsError(f"--set {change}: {part} is a value, not a section")
+        inner[last] = yaml.safe_load(value)
+    return parse(kind, values, where)
+
+
+def describe_settings(kind: Any) -> Iterator[str]:
+    """Lines that list every setting of a kind: key, default, and what the description says of unit and source."""
+    import textwrap
+
+    from kdmvs.config_page import leaves
+
+    yield "settings (key = default, type, meaning with unit and source):"
+    for leaf in leaves(kind):
+        yield f"  {leaf.key} = {leaf.default}  ({leaf.type})"
+        yield from textwrap.wrap(leaf.description, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -1,0 +1,195 @@
+"""Scores of a point cloud against a reference cloud: DTU's accuracy and completeness, precision and recall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from kdmvs.errors import DataError
+from kdmvs.geometry import unproject
+from kdmvs.types import Camera
+
+QUERIES_AT_ONCE = 2048
+"""Points whose balls are looked up together; most of a dense cloud is gone after the first few thousand."""
+SPACING_SAMPLES = 20000
+CUTOFF_RADII = 100
+"""DTU: 0.2 mm of thinning, 20 mm of cut-off."""
+
+
+@dataclass(frozen=True)
+class CloudScore:
+    """Distances in scan units; None where every distance was dropped.
+
+    `accuracy` is the mean distance from the cloud's points to the reference, `completeness` the mean distance from the
+    reference's points to the cloud, `overall` the mean of the two. Distances from the cut-off on are dropped, not
+    penalised, as DTU does; `_dropped` is their share. `points` is the size of the cloud, `points_thinned` and
+    `reference_points` are what thinning left of the clouds. `precision`, `recall` and `f` map a distance in thinning
+    radii to shares of these points, dropped or not.
+    """
+
+    accuracy: float | None
+    completeness: float | None
+    overall: float | None
+    accuracy_median: float | None
+    completeness_median: float | None
+    overall_median: float | None
+    accuracy_dropped: float
+    completeness_dropped: float
+    points: int
+    points_thinned: int
+    reference_points: int
+    thinning: float
+    cutoff: float
+    precision: dict[float, float]
+    recall: dict[float, float]
+    f: dict[float, float]
+
+    def flat(self) -> dict[str, float | int | None]:
+        """The score under the names of the tables."""
+        shares = {"precision": self.precision, "recall": self.recall, "f": self.f}
+        plain = {name: value for name, value in vars(self).items() if name not in shares}
+        return plain | {f"{name}@{t:g}": share for name, values in shares.items() for t, share in values.items()}
+
+
+def score(
+    cloud: Float[np.ndarray, "n 3"],
+    reference: Float[np.ndarray, "m 3"],
+    *,
+    thinning: float | None,
+    cutoff: float | None,
+    thresholds: Sequence[float],
+    seed: int,
+) -> CloudScore:
+    """Score a cloud against a reference in the same frame and unit (evaluation.md 4.1, without DTU's masks).
+
+    Args:
+        thinning: both clouds are thinned to this radius first, in the same order where they are the same (DTU's
+            reference is already thin, to 0.2 mm); None takes the reference's median spacing.
+        cutoff: distances from here on are dropped; None takes 100 thinning radii.
+        thresholds: distances of precision and recall, in thinning radii.
+        seed: of the order in which points are thinned.
+
+    Raises:
+        DataError: either cloud is empty, or most of the reference's points coincide and no radius was given.
+    """
+    for name, points in (("cloud", cloud), ("reference cloud", reference)):
+        if not len(points):
+            raise DataError(f"expected a {name} with points, found none")
+    radius = median_spacing(reference) if thinning is None else thinning
+    if radius <= 0:
+        raise DataError(
+            "the reference cloud's median spacing is 0 (most of its points coincide); set evaluation.thinning"
+        )
+    limit = CUTOFF_RADII * radius if cutoff is None else cutoff
+    thinned, reference = cloud[thin(cloud, radius, seed)], reference[thin(reference, radius, seed)]
+    to_reference, to_cloud = distances(thinned, reference), distances(reference, thinned)
+    near, covered = to_reference[to_reference < limit], to_cloud[to_cloud < limit]
+    precision = {t: float((to_reference < t * radius).mean()) for t in thresholds}
+    recall = {t: float((to_cloud < t * radius).mean()) for t in thresholds}
+    accuracy, completeness = _or_none(np.mean, near), _or_none(np.mean, covered)
+    accuracy_median, completeness_median = _or_none(np.median, near), _or_none(np.median, covered)
+    return CloudScore(
+        accuracy=accuracy,
+        completeness=completeness,
+        overall=_middle(accuracy, completeness),
+        accuracy_median=accuracy_median,
+        completeness_median=completeness_median,
+        overall_median=_middle(accuracy_median, completeness_median),
+        accuracy_dropped=1 - len(near) / len(to_reference),
+        completeness_dropped=1 - len(covered) / len(to_cloud),
+        points=len(cloud),
+        points_thinned=len(thinned),
+        reference_points=len(reference),
+        thinning=radius,
+        cutoff=limit,
+        precision=precision,
+        recall=recall,
+        f={t: _harmonic_mean(precision[t], recall[t]) for t in thresholds},
+    )
+
+
+def thin(points: Float[np.ndarray, "n 3"], radius: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """Which points stay when, visited in random order, each one still alive deletes all others within `radius`.
+
+    DTU's step 1, exactly: no two points that stay are within the radius, every point that goes has one that is.
+    """
+    tree = cKDTree(points)
+    alive = np.ones(len(points), dtype=bool)
+    order = np.random.default_rng(seed).permutation(len(points))
+    for start in range(0, len(points), QUERIES_AT_ONCE):
+        chosen = order[start : start + QUERIES_AT_ONCE]
+        chosen = chosen[alive[chosen]]
+        balls = tree.query_ball_point(points[chosen], radius, workers=-1, return_sorted=False)
+        for point, ball in zip(chosen, balls, strict=True):
+            if alive[point]:
+                alive[ball] = False
+                alive[point] = True
+    return alive
+
+
+def distances(points: Float[np.ndarray, "n 3"], others: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, " n"]:
+    """From every point to the nearest of the others."""
+    return np.asarray(cKDTree(others).query(points, workers=-1)[0])
+
+
+def median_spacing(points: Float[np.ndarray, "n 3"]) -> float:
+    """Median distance from a point to its nearest neighbour, over at most 20000 points taken at equal steps."""
+    if len(points) < 2:
+        return 0.0
+    some = points[:: -(-len(points) // SPACING_SAMPLES)]
+    nearest_two = np.asarray(cKDTree(points).query(some, k=2, workers=-1)[0])
+    return float(np.median(nearest_two[:, 1]))
+
+
+def from_measured_depth(
+    views: Iterable[tuple[Float[Tensor, "h w"], Camera]], radius: float | None, seed: int
+) -> Float[np.ndarray, "n 3"]:
+    """A reference cloud of measured depth maps (0 = unknown): their points, thinned over all views together.
+
+    `radius` None takes twice the distance between neighbouring pixels' points: 2 * depth / focal length, at the
+    median depth of the first view that has any. Only one point per cube of that side is kept of each view and of all,
+    so that the memory follows the scene's surface and not the number of views; then `thin` sees to the rest.
+
+    Raises:
+        DataError: no pixel has a measured depth.
+    """
+    parts, taken = [], np.empty(0, dtype=np.int64)
+    for depth, camera in views:
+        known = depth > 0
+        if not bool(known.any()):
+            continue
+        if radius is None:
+            radius = 2 * float(depth[known].median() / camera.K[0, 0])
+        points = unproject(depth, camera)[known].cpu().numpy().astype(np.float64)
+        cells, first = np.unique(_cells(points, radius), return_index=True)
+        new = ~np.isin(cells, taken, assume_unique=True)
+        parts.append(points[first[new]])
+        taken = np.concatenate((taken, cells[new]))
+    if radius is None:
+        raise DataError("expected measured depth, found maps without a known pixel")
+    cloud = np.concatenate(parts)
+    return cloud[thin(cloud, radius, seed)]
+
+
+def _cells(points: Float[np.ndarray, "n 3"], side: float) -> Int64[np.ndarray, " n"]:
+    """One number per cube of the given side; they repeat after two million cubes along an axis."""
+    x, y, z = (np.floor(points / side).astype(np.int64) & (2**21 - 1)).T
+    return (x << 42) | (y << 21) | z
+
+
+def _or_none(average: Callable[..., Any], values: Float[np.ndarray, " n"]) -> float | None:
+    return float(average(values)) if len(values) else None
+
+
+def _middle(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else (a + b) / 2
+
+
+def _harmonic_mean(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b else 0.0

@@ -1,0 +1,53 @@
+"""The table of an experiment: teacher, every round and the control side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+LEADING = (
+    "accuracy",
+    "completeness",
+    "overall",
+    "depth_error_mean",
+    "depth_error_median",
+)
+"""Columns that every table has and that come first; the others follow in the order of the files."""
+
+
+def per_scan(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
+    """One row per model and scan, from (model, content of an evaluation file); empty cells where there is no truth."""
+    rows = []
+    for model, content in evaluations:
+        scores = {**(content["cloud"] or {}), **(content["depth"] or {})}
+        numbers = {name: value for name, value in scores.items() if not isinstance(value, str)}
+        rows.append({"model": model, "scan": content["scan"], **numbers})
+    rows.sort(key=lambda row: (model_order(row["model"]), row["scan"]))
+    table = pd.DataFrame(rows, columns=None if rows else ["model", "scan"])
+    for column in LEADING:
+        if column not in table:
+            table[column] = None
+    rest = [column for column in table if column not in ("model", "scan", *LEADING)]
+    table = table[["model", "scan", *LEADING, *rest]]
+    numeric = table.columns.drop(["model", "scan"])
+    return table.astype({column: float for column in numeric})
+
+
+def per_model(scans: pd.DataFrame) -> pd.DataFrame:
+    """One row per model: the number of scans, and the mean over those of them that have a value."""
+    numeric = list(scans.columns.drop(["model", "scan"]))
+    groups = scans.groupby("model", sort=False)
+    means = groups[numeric].mean()
+    means.insert(0, "scans", groups.size())
+    return means.reset_index()
+
+
+def model_order(model: str) -> tuple[int, int, str]:
+    """Teacher first, then the rounds by their number, then anything else, the control last."""
+    found = re.fullmatch(r"round(\d+)", model)
+    if found:
+        return 1, int(found[1]), ""
+    return {"teacher": 0, "control": 3}.get(model, 2), 0, model

@@ -1,0 +1,70 @@
+"""scan.json: the manifest of a scan in the one on-disk layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdmvs.errors import FormatError
+from kdmvs.formats.atomic import replacing
+
+FORMAT = 1
+KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "unit": (str,),
+    "lights": (int,),
+    "size": (list,),
+    "reference": (str, type(None)),
+    "views": (list,),
+    "digest": (str,),
+}
+VIEW_KEYS: dict[str, tuple[type, ...]] = {
+    "image": (str,),
+    "lights": (list,),
+    "camera": (str,),
+    "depth": (str, type(None)),
+    "mask": (str, type(None)),
+    "source": (str,),
+}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check a manifest; its keys are those of `KEYS` and `VIEW_KEYS`, its paths relative to its folder.
+
+    Raises:
+        FormatError: no such file, no JSON, another format, or a key that is missing or of another type.
+    """
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise FormatError(f"{path}: expected a scan's manifest, found {error.strerror}; prepare the scan") from None
+    except ValueError as error:
+        raise FormatError(f"{path}: expected JSON, found {error}; prepare the scan again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise FormatError(f"{path}: expected a manifest of format {FORMAT}, found {found}; prepare the scan again")
+    wrong = _wrong(manifest, KEYS)
+    if not wrong:
+        if len(manifest["size"]) != 2 or not all(isinstance(side, int) and side > 0 for side in manifest["size"]):
+            wrong.append("size")
+        for i, view in enumerate(manifest["views"]):
+            if not isinstance(view, dict):
+                wrong.append(f"views[{i}]")
+                continue
+            wrong += [f"views[{i}].{key}" for key in _wrong(view, VIEW_KEYS)]
+            if isinstance(view.get("lights"), list) and len(view["lights"]) != manifest["lights"]:
+                wrong.append(f"views[{i}].lights")
+    if wrong:
+        raise FormatError(f"{path}: missing or not as expected: {', '.join(wrong[:5])}; prepare the scan again")
+    return manifest
+
+
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Write a manifest; `format` is added."""
+    with replacing(path) as part:
+        part.write_text(json.dumps({"format": FORMAT, **content}, indent=1) + "\n")
+
+
+def _wrong(content: dict[str, Any], keys: dict[str, tuple[type, ...]]) -> list[str]:
+    return [key for key, kinds in keys.items() if key not in content or not isinstance(content[key], kinds)]

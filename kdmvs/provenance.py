@@ -1,0 +1,197 @@
+"""Where an artifact comes from: a digest of the code that a stage really reaches.
+
+A rule carries the digest as a parameter, so an edit in the library reruns the stages that use it and no others, and a
+comment, a docstring or a new line reruns nothing. Content counts, not the time of a file. Imports no torch, because
+the Snakefile asks for eleven digests on every run.
+
+What a closure is: the module, what it imports from kdmvs at the top or inside a function, what those import, and the
+`__init__` of every package on the way. Modules are therefore imported by a statement that can be read, never by a
+computed name. The versions of the libraries that compute (torch, numpy, ...) count where the closure imports them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kdmvs.errors import KdmvsError
+
+PACKAGE = "kdmvs"
+FOLDER = Path(__file__).parent
+
+UNCOUNTED = frozenset({"kdmvs.config", "kdmvs.errors", "kdmvs.provenance"})
+"""Modules that change no number: the values of the settings stand beside the digest, errors only speak, and this one
+writes the digest itself. A new setting of the fusion must not retrain the teacher."""
+
+COMPUTING = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "cv2": "opencv-python",
+    "pandas": "pandas",
+    "matplotlib": "matplotlib",
+}
+"""Imported name -> distribution of the libraries whose version is part of a result."""
+
+
+class CodeError(KdmvsError):
+    """The library's own code cannot be read: a syntax error, a module that is not there."""
+
+
+def code_digest(module: str) -> str:
+    """The digest of a module, its import closure and the computing libraries it reaches; 16 hexadecimal digits.
+
+    Raises:
+        CodeError: a file of the closure has a syntax error or does not exist.
+    """
+    parts = []
+    libraries: set[str] = set()
+    for name in closure(module):
+        if name not in UNCOUNTED:
+            _, outside, content = _read(name)
+            libraries |= outside & COMPUTING.keys()
+            parts.append(f"{name} {content}")
+    parts += [f"{library} {_version(COMPUTING[library])}" for library in sorted(libraries)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def files_digest(folder: Path) -> str:
+    """The digest of what lies in a folder of photographs; 16 hexadecimal digits, or "" where there is no folder.
+
+    Names and sizes of all files, and the content of text files (cameras, pairs): moving or copying a data set makes
+    nothing stale, one more photograph or another depth range does. Hidden files do not count.
+    """
+    if not folder.is_dir():
+        return ""
+    parts = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = Path(place, name)
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".txt" else ""
+            parts.append(f"{path.relative_to(folder)} {path.stat().st_size} {content}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def closure(module: str) -> list[str]:
+    """The modules of this package that a module reaches, itself included, sorted.
+
+    Raises:
+        CodeError: a file of the closure has a syntax error or does not exist.
+    """
+    reached: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting.extend(_read(name)[0])
+    return sorted(reached)
+
+
+def _path(module: str) -> Path | None:
+    """The file of a module of this package, or None where there is none."""
+    stem = FOLDER.joinpath(*module.split(".")[1:])
+    for path in (stem / "__init__.py", stem.with_suffix(".py")):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _read(module: str) -> tuple[frozenset[str], frozenset[str], str]:
+    """Modules of this package that a module imports itself, packages from outside, and the digest of its content."""
+    path = _path(module)
+    if path is None:
+        raise CodeError(f"{module}: expected a module in {FOLDER}, found none; an import names it")
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise CodeError(f"{path} line {error.lineno}: expected Python, found a syntax error ({error.msg})") from None
+    inside = set(_packages(module))
+    outside = set()
+    for name in _imports(tree, module, is_package=path.name == "__init__.py"):
+        if name.split(".")[0] == PACKAGE:
+            while _path(name) is None and "." in name:  # `from kdmvs.types import Camera` names a class
+                name = name.rpartition(".")[0]
+            inside.add(name)
+            inside.update(_packages(name))
+        else:
+            outside.add(name.split(".")[0])
+    content = hashlib.sha256(_text(tree).encode()).hexdigest()
+    return frozenset(inside - {module}), frozenset(outside), content
+
+
+def _packages(module: str) -> list[str]:
+    """The packages a module lies in, whose `__init__` runs before it."""
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _imports(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
+    """Absolute dotted names of everything imported, functions included, imports for type checkers left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                package = package[: len(package) - node.level + 1]
+                base = ".".join([*package, *([base] if base else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
+            for other in node.orelse:
+                yield from _imports(ast.Module([other], []), module, is_package)
+        else:
+            yield from _imports(node, module, is_package)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def _text(node: ast.AST) -> str:
+    """The content of a syntax tree without docstrings, positions and empty fields.
+
+    Unlike `ast.dump` it reads the same in every minor version of Python that has the same syntax.
+    """
+    fields = []
+    for name, value in sorted(ast.iter_fields(node)):
+        if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            value = value[1:] if _is_docstring(value) else value
+        if isinstance(value, list):
+            items = [_text(item) if isinstance(item, ast.AST) else ascii(item) for item in value]
+            written = f"[{','.join(items)}]" if items else ""
+        elif isinstance(value, ast.AST):
+            written = _text(value)
+        else:
+            is_constant = isinstance(node, ast.Constant) and name == "value"
+            written = ascii(value) if value is not None or is_constant else ""
+        if written and name not in ("ctx", "kind", "type_comment"):
+            fields.append(f"{name}={written}")
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _is_docstring(body: list[ast.stmt]) -> bool:
+    return bool(body) and isinstance(body[0], ast.Expr) and _is_string(body[0].value)
+
+
+def _is_string(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@cache
+def _version(distribution: str) -> str:
+    """The installed version without its local part: 2.13.0 for 2.13.0+cpu, since a GPU must not make a tree stale."""
+    try:
+        return version(distribution).partition("+")[0]
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,325 @@
+"""Scan: a folder in the one on-disk layout. ViewGroups: the one torch Dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kdmvs.errors import DataError, FormatError
+from kdmvs.formats.cam import read_cam
+from kdmvs.formats.image import read_image_cached, read_mask
+from kdmvs.formats.manifest import read_manifest
+from kdmvs.formats.pair import read_pair
+from kdmvs.formats.pfm import read_pfm
+from kdmvs.formats.ply import read_ply
+from kdmvs.geometry import project, unproject
+from kdmvs.storage import ViewsFile, open_views
+from kdmvs.types import Camera, PointCloud, PseudoLabel, ViewGroup
+
+
+class Scan:
+    """One scan on disk; made by `Scan.open`. Cameras and neighbours are in memory, images are read when asked for.
+
+    `size` is (height, width) of every view, `unit` the unit of all lengths, `lights` the light conditions per view.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.name: str = manifest["name"]
+        self.unit: str = manifest["unit"]
+        self.lights: int = manifest["lights"]
+        self.size: tuple[int, int] = (manifest["size"][0], manifest["size"][1])
+        self.digest: str = manifest["digest"]
+        self._reference: str | None = manifest["reference"]
+        self._views: list[dict[str, Any]] = manifest["views"]
+        missing = [path for view in self._views for path in view["lights"] if not (folder / path).is_file()]
+        if missing:
+            raise DataError(
+                f"{folder / missing[0]}: expected an image that scan.json names, found no such file "
+                f"({len(missing)} missing); prepare the scan again"
+            )
+        read = [read_cam(folder / view["camera"]) for view in self._views]
+        self._K = torch.tensor(np.stack([K for K, _, _, _ in read]), dtype=torch.float32)
+        self._pose = torch.tensor(np.stack([pose for _, pose, _, _ in read]), dtype=torch.float32)
+        self._range = torch.tensor([[low, high] for _, _, low, high in read], dtype=torch.float32)
+        self._pairs = read_pair(folder / "pair.txt", known=range(len(self._views)))
+
+    @classmethod
+    def open(cls, path: Path) -> Scan:
+        """Open a scan by its folder or its scan.json.
+
+        Raises:
+            FormatError: no manifest, or a manifest, camera or pair file that is not what it promises.
+            DataError: an image that the manifest names is missing.
+        """
+        path = path / "scan.json" if path.is_dir() else path
+        return cls(path.parent, read_manifest(path))
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def image(self, i: int, light: int = 0) -> Float[Tensor, "3 h w"]:
+        """RGB in 0..1.
+
+        Raises:
+            FormatError: the file is missing, damaged, or of another size than the manifest says.
+        """
+        pixels = read_image_cached(self.folder / self._views[i]["lights"][light])
+        self._check_size(self._views[i]["lights"][light], pixels.shape[:2])
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
+
+    def camera(self, i: int) -> Camera:
+        return Camera(self._K[i], self._pose[i])
+
+    def depth_range(self, i: int) -> Float[Tensor, " 2"]:
+        """First and last depth to look at, in scan units."""
+        return self._range[i]
+
+    def neighbours(self, i: int) -> tuple[int, ...]:
+        """Views that see what view `i` sees, best first; may be empty."""
+        return tuple(j for j, _ in self._pairs.get(i, []))
+
+    def scores(self, i: int) -> tuple[float, ...]:
+        """The neighbours' scores, in their order."""
+        return tuple(score for _, score in self._pairs.get(i, []))
+
+    def sources(self, i: int, count: int) -> list[int]:
+        """The best `count` neighbours; a shorter list is filled by repeating it in order.
+
+        Raises:
+            DataError: the view has no neighbours.
+        """
+        neighbours = self.neighbours(i)
+        if not neighbours:
+            raise DataError(f"{self.folder / 'pair.txt'}: view {i} has no neighbours, so it cannot be a reference")
+        return [neighbours[k % len(neighbours)] for k in range(count)]
+
+    def group(self, i: int, sources: Sequence[int], light: int = 0) -> ViewGroup:
+        """Reference `i` and sources, not batched; the depth range is the reference's."""
+        views = [i, *sources]
+        return ViewGroup(
+            torch.stack([self.image(j, light) for j in views]),
+            Camera(self._K[views], self._pose[views]),
+            self._range[i],
+            f"{self.name}/{i:08d}/light{light}",
+        )
+
+    def measured_depth(self, i: int) -> Float[Tensor, "h w"] | None:
+        """Measured (or exact) depth, 0 = unknown; None where the scan has none."""
+        relative = self._views[i]["depth"]
+        if relative is None:
+            return None
+        values = read_pfm(self.folder / relative)
+        self._check_size(relative, values.shape)
+        return torch.from_numpy(values)
+
+    def mask(self, i: int) -> Bool[Tensor, "h w"] | None:
+        """True on the object; None where the scan has no mask."""
+        relative = self._views[i]["mask"]
+        if relative is None:
+            return None
+        values = read_mask(self.folder / relative)
+        self._check_size(relative, values.shape)
+        return torch.from_numpy(values)
+
+    def reference_cloud(self) -> PointCloud | None:
+        """The cloud to score against, in scan units and the world frame; None where the scan has none."""
+        return None if self._reference is None else read_ply(self.folder / self._reference)
+
+    def _check_size(self, relative: str, found: Sequence[int]) -> None:
+        if tuple(found) != self.size:
+            size = " x ".join(map(str, found))
+            raise FormatError(
+                f"{self.folder / relative}: expected {self.size[0]} x {self.size[1]} (height x width) as scan.json "
+                f"says, found {size}; prepare the scan again"
+            )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What training looks at: a group and, for a student, the reference's pseudo label."""
+
+    group: ViewGroup
+    label: PseudoLabel | None = None
+
+    def to(self, device: torch.device | str) -> Sample:
+        return Sample(self.group.to(device), self.label if self.label is None else self.label.to(device))
+
+
+class ViewGroups(torch.utils.data.Dataset[Sample]):
+    """Every view of every scan as a reference, in the order scan, view, light.
+
+    Samples without neighbours or without a labelled pixel are left out and counted in `left_out`. An index beyond the
+    length is the same sample in a later pass (pass * len + sample), with a window of its own.
+
+    Args:
+        scans: the scans.
+        views: views per group (N), the reference included.
+        all_lights: every light condition is a sample of its own; otherwise light 0.
+        labels: one pseudo-label file per scan, in their order.
+        crop: (height, width) of a random window of the reference, and of what it looks at in each source; None takes
+            whole images.
+        seed: of the windows. They follow from seed, pass and sample, whatever the number of workers.
+
+    Raises:
+        DataError: labels that are not those of the scans, a crop larger than an image.
+        FormatError: a label file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        *,
+        views: int,
+        all_lights: bool = False,
+        labels: Sequence[Path] | None = None,
+        crop: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.scans, self.views, self.crop, self.seed = list(scans), views, crop, seed
+        self._labels = None if labels is None else list(labels)
+        self._files: dict[tuple[int, Path], ViewsFile] = {}
+        self._check_labels()
+        self._index: list[tuple[int, int, int]] = []
+        self.left_out = 0
+        for k, scan in enumerate(self.scans):
+            if crop is not None and (crop[0] > scan.size[0] or crop[1] > scan.size[1]):
+                raise DataError(
+                    f"scan {scan.name}: expected a crop within {scan.size[0]} x {scan.size[1]} (height x width), "
+                    f"found {crop[0]} x {crop[1]}"
+                )
+            lights = scan.lights if all_lights else 1
+            labelled = None if self._labels is None else _labelled(self._labels[k])
+            for i in range(len(scan)):
+                if scan.neighbours(i) and (labelled is None or labelled[i]):
+                    self._index += [(k, i, light) for light in range(lights)]
+                else:
+                    self.left_out += lights
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Sample:
+        lap, place = divmod(index, len(self._index))
+        k, i, light = self._index[place]
+        scan = self.scans[k]
+        group = scan.group(i, scan.sources(i, self.views - 1), light)
+        label = None if self._labels is None else self._label(self._labels[k], i)
+        if self.crop is None:
+            return Sample(group, label)
+        random = np.random.default_rng((self.seed, lap, place))
+        top, left = (int(random.integers(0, side - cut + 1)) for side, cut in zip(scan.size, self.crop, strict=True))
+        return _cropped(group, label, top, left, self.crop)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def name(self, index: int) -> str:
+        """scan/view/light of a sample."""
+        k, i, light = self._index[index % len(self._index)]
+        return f"{self.scans[k].name}/{i:08d}/light{light}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def _label(self, path: Path, i: int) -> PseudoLabel:
+        # An HDF5 file that was open before a fork must not be read after it, hence the process id.
+        key = (os.getpid(), path)
+        if key not in self._files:
+            self._files[key] = ViewsFile(path, "pseudo_label")
+        file = self._files[key]
+        mean, variance, valid = (torch.from_numpy(file.read(name, i)) for name in ("mean", "variance", "valid"))
+        return PseudoLabel(mean, variance, valid)
+
+    def _check_labels(self) -> None:
+        if self._labels is None:
+            return
+        if len(self._labels) != len(self.scans):
+            raise DataError(f"expected a pseudo-label file per scan, found {len(self._labels)} for {len(self.scans)}")
+        for scan, path in zip(self.scans, self._labels, strict=True):
+            with open_views(path, kind="pseudo_label") as file:
+                found = (file.attributes.get("scan"), file.views, file.size)
+            if found != (scan.name, len(scan), scan.size):
+                raise DataError(
+                    f"{path}: expected labels of scan {scan.name}, {len(scan)} views of {scan.size}; found scan "
+                    f"{found[0]}, {found[1]} views of {found[2]}; give scans and labels in the same order"
+                )
+
+
+def collate_groups(groups: Sequence[ViewGroup]) -> ViewGroup:
+    """A batch of groups of the same size and number of views.
+
+    Raises:
+        DataError: groups of different sizes.
+    """
+    shapes = {tuple(group.images.shape) for group in groups}
+    if len(shapes) > 1:
+        found = ", ".join(f"{shape[-2]} x {shape[-1]}" for shape in sorted(shapes))
+        raise DataError(f"expected images of one size in a batch, found {found}; set dataset.image_size or a crop")
+    return ViewGroup(
+        torch.stack([group.images for group in groups]),
+        Camera(
+            torch.stack([group.cameras.K for group in groups]),
+            torch.stack([group.cameras.cam_from_world for group in groups]),
+        ),
+        torch.stack([group.depth_range for group in groups]),
+        tuple(str(group.name) for group in groups),
+    )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """A batch of samples, labelled if all of them are.
+
+    Raises:
+        DataError: samples of different sizes.
+    """
+    group = collate_groups([sample.group for sample in samples])
+    labels = [sample.label for sample in samples if sample.label is not None]
+    if len(labels) < len(samples):
+        return Sample(group)
+    return Sample(
+        group,
+        PseudoLabel(
+            torch.stack([label.mean for label in labels]),
+            torch.stack([label.variance for label in labels]),
+            torch.stack([label.valid for label in labels]),
+        ),
+    )
+
+
+def _labelled(path: Path) -> list[bool]:
+    """Which views have a labelled pixel."""
+    with open_views(path, kind="pseudo_label") as file:
+        return [bool(file.read("valid", i).any()) for i in range(file.views)]
+
+
+def _cropped(group: ViewGroup, label: PseudoLabel | None, top: int, left: int, size: tuple[int, int]) -> Sample:
+    """A window of the reference, and in each source the window around what the reference's window looks at.
+
+    A source's window is centred where it sees the reference window's centre in the middle of the depth range (harmonic
+    mean of its ends), within the image: with a wide baseline the same window would show something else. The label is
+    cut with the reference.
+    """
+    height, width = group.images.shape[-2:]
+    centre = torch.tensor([[[left + (size[1] - 1) / 2, top + (size[0] - 1) / 2]]])
+    middle = (2 / (1 / group.depth_range).sum()).reshape(1, 1)
+    point = unproject(middle, group.cameras[0], centre)
+    seen, depth = project(point.expand(len(group.images), 1, 1, 3), group.cameras)
+    starts = (seen[:, 0, 0] - torch.tensor([size[1] - 1, size[0] - 1]) / 2).round()
+    starts = torch.where(depth[:, 0] > 0, starts, starts.new_tensor([left, top]))
+    lefts = starts[:, 0].clamp(0, width - size[1]).long()
+    tops = starts[:, 1].clamp(0, height - size[0]).long()
+    windows = zip(group.images, tops.tolist(), lefts.tolist(), strict=True)
+    images = torch.stack([image[:, y : y + size[0], x : x + size[1]] for image, y, x in windows])
+    if label is not None:
+        rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+        label = PseudoLabel(label.mean[rows, columns], label.variance[rows, columns], label.valid[rows, columns])
+    return Sample(replace(group, images=images, cameras=group.cameras.cropped(tops, lefts)), label)

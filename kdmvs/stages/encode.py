@@ -1,0 +1,44 @@
+"""Encode validated depth as Gaussians, one HDF5 file of pseudo labels per scan (paper 3.2, eq. 5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdmvs.config import EncodingSettings
+from kdmvs.stages.inputs import check_parallel, check_same, describe
+
+
+def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], out: list[Path]) -> None:
+    """Write mean, variance and valid of every view; the file also records the settings of the check."""
+    import torch
+    from tqdm import tqdm
+
+    from kdmvs import storage
+    from kdmvs.pseudo_labels import fit
+
+    check_parallel(depth=depth, agreement=agreement, out=out)
+    for depth_path, agreement_path, out_path in zip(depth, agreement, out, strict=True):
+        with (
+            storage.open_views(depth_path, kind="depth") as maps,
+            storage.open_views(agreement_path, kind="agreement") as found,
+        ):
+            check_same(agreement_path, describe(found), describe(maps))
+            name = str(maps.attributes["scan"])
+            attributes = storage.attributes_of(settings, name, "kdmvs.stages.encode") | {
+                f"{kind}_{key}": source.attributes[key]
+                for kind, source in (("depth", maps), ("agreement", found))
+                for key in ("settings", "code")
+            }
+            labelled = 0
+            with storage.create(
+                out_path, kind="pseudo_label", views=maps.views, size=maps.size, attributes=attributes
+            ) as file:
+                for i in tqdm(range(maps.views), desc=f"encode {name}", unit="view", disable=None):
+                    votes, first, second, valid = (
+                        torch.from_numpy(found.read(key, i)) for key in ("votes", "first", "second", "valid")
+                    )
+                    own = torch.from_numpy(maps.read("depth", i))
+                    label = fit(own, votes, first, second, valid, settings.relative_variance_floor)
+                    labelled += int(label.valid.sum())
+                    file.write(i, mean=label.mean.numpy(), variance=label.variance.numpy(), valid=label.valid.numpy())
+        print(f"encode {name}: {labelled} labelled pixels in {maps.views} views -> {out_path}")

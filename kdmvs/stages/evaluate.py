@@ -1,0 +1,113 @@
+"""Score depth maps and fused clouds against measured depth and reference clouds, one JSON file per scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdmvs.config import EvaluationSettings
+from kdmvs.errors import DataError
+from kdmvs.stages.inputs import check_parallel, open_views_of
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from kdmvs.scans import Scan
+
+
+def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud: list[Path], out: list[Path]) -> None:
+    """Write a scan's scores; what it has no truth for is null.
+
+    A scan without a reference cloud but with measured depth is scored against the points of the measured depth, and
+    its file says so: `"reference": "measured_depth"`.
+    """
+    import json
+
+    from kdmvs import storage
+    from kdmvs.formats.atomic import replacing
+    from kdmvs.scans import Scan
+
+    check_parallel(scan=scan, depth=depth, cloud=cloud, out=out)
+    for scan_path, depth_path, cloud_path, out_path in zip(scan, depth, cloud, out, strict=True):
+        opened = Scan.open(scan_path)
+        provenance = storage.attributes_of(settings, opened.name, "kdmvs.stages.evaluate")
+        cloud_score = score_cloud(settings, opened, cloud_path)
+        depth_score = score_depth(settings, opened, depth_path)
+        scores = {
+            "scan": opened.name,
+            "unit": opened.unit,
+            "settings": settings.model_dump(mode="json"),
+            "code": provenance["code"],
+            "cloud": cloud_score,
+            "depth": depth_score,
+        }
+        with replacing(out_path) as part:
+            part.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
+        shown = (cloud_score or {}) | (depth_score or {})
+        figures = ", ".join(
+            f"{name} {shown[name]:.4g}" for name in ("overall", "depth_error_mean") if shown.get(name) is not None
+        )
+        print(f"evaluate {opened.name}: {figures or 'no truth to score against'} -> {out_path}")
+
+
+def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any] | None:
+    """The cloud's scores by name, or None where the scan has neither a reference cloud nor measured depth.
+
+    Raises:
+        FormatError: the cloud cannot be read.
+        DataError: the cloud or the reference is empty.
+    """
+    from kdmvs.evaluation.point_clouds import score
+    from kdmvs.formats.ply import read_ply
+
+    cloud = read_ply(path).points.numpy().astype(float)
+    reference, origin = reference_of(settings, scan)
+    if reference is None:
+        return None
+    try:
+        found = score(
+            cloud,
+            reference,
+            thinning=settings.thinning,
+            cutoff=settings.cutoff,
+            thresholds=settings.thresholds,
+            seed=settings.seed,
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": origin, **found.flat()}
+
+
+def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:
+    """The points to score against, and where they come from."""
+    from kdmvs.evaluation.point_clouds import from_measured_depth
+
+    given = scan.reference_cloud()
+    if given is not None:
+        return given.points.numpy().astype(float), "reference_cloud"
+    measured = ((scan.measured_depth(i), scan.camera(i)) for i in range(len(scan)))
+    views = ((depth, camera) for depth, camera in measured if depth is not None)
+    if all(scan.measured_depth(i) is None for i in range(len(scan))):
+        return None, None
+    return from_measured_depth(views, settings.thinning, settings.seed), "measured_depth"
+
+
+def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any] | None:
+    """The depth maps' scores by name, or None where the scan has no measured depth.
+
+    Raises:
+        FormatError: the depth maps or the measured depth cannot be read.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from kdmvs.evaluation.depth_maps import DepthScorer
+
+    scorer = DepthScorer(settings.depth_thresholds)
+    with open_views_of(path, scan, kind="depth") as maps:
+        for i in tqdm(range(len(scan)), desc=f"evaluate {scan.name}", unit="view", disable=None):
+            measured = scan.measured_depth(i)
+            if measured is not None:
+                scorer.add(torch.from_numpy(maps.read("depth", i)), measured)
+    found = scorer.score()
+    return found.flat() if found.pixels else None

@@ -1,0 +1,146 @@
+"""Picture scans: depth, confidence, check and error of all models side by side, and their clouds rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdmvs.config import FigureSettings
+from kdmvs.errors import DataError, SettingsError
+from kdmvs.stages.inputs import check_parallel, open_views_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdmvs.figures.clouds import CloudPictures
+    from kdmvs.figures.maps import ModelMaps, ViewMaps
+    from kdmvs.scans import Scan
+    from kdmvs.types import Camera
+
+ASIDE_DEG, UP_DEG = 25.0, 12.0
+"""The second viewpoint: the first one moved sideways and up about the middle of the scene."""
+PICTURE_WIDTH = 832
+"""Pixels across a rendered cloud: two per pixel of the figure."""
+
+
+def run(
+    settings: FigureSettings,
+    scan: list[Path],
+    model: list[str],
+    depth: list[Path],
+    agreement: list[Path],
+    cloud: list[Path],
+    out: list[Path],
+    clouds: list[Path],
+) -> None:
+    """Write two pictures per scan. Depth, agreement and cloud are listed scan by scan: all models of the first, ...
+
+    Raises:
+        SettingsError: lists that do not belong together.
+        FormatError: a file that cannot be read.
+        DataError: a file of another scan, a scan without a single fused point.
+    """
+    from kdmvs.figures.clouds import cloud_figure
+    from kdmvs.figures.maps import depth_figure
+    from kdmvs.figures.sheet import save
+    from kdmvs.scans import Scan
+
+    check_parallel(scan=scan, out=out, clouds=clouds)
+    check_models(model, len(scan), depth=depth, agreement=agreement, cloud=cloud)
+    for k, scan_path in enumerate(scan):
+        opened = Scan.open(scan_path)
+        part = slice(k * len(model), (k + 1) * len(model))
+        views = shown_views(len(opened), settings.views)
+        found = [maps_of(opened, *files, views) for files in zip(model, depth[part], agreement[part], strict=True)]
+        blocks = [view_of(opened, i, [maps[n] for maps in found]) for n, i in enumerate(views)]
+        viewpoints, columns = rendered(opened, model, cloud[part])
+        save(depth_figure(opened.name, opened.unit, blocks), out[k])
+        save(cloud_figure(opened.name, viewpoints, columns), clouds[k])
+        print(f"figures {opened.name}: {len(model)} models, {len(views)} views -> {out[k]}, {clouds[k]}")
+
+
+def check_models(model: Sequence[str], scans: int, **lists: Sequence[Path]) -> None:
+    """Refuse lists that do not hold one file per scan and model.
+
+    Raises:
+        SettingsError: a list is too short or too long, or a model is named twice.
+    """
+    if len(set(model)) < len(model):
+        raise SettingsError(f"--model: expected every model once, found {', '.join(model)}")
+    wrong = {name: len(paths) for name, paths in lists.items() if len(paths) != scans * len(model)}
+    if wrong:
+        found = ", ".join(f"--{name} {count}" for name, count in wrong.items())
+        raise SettingsError(
+            f"expected {scans} scans x {len(model)} models = {scans * len(model)} files in every list, found {found}"
+        )
+
+
+def shown_views(count: int, wanted: int) -> list[int]:
+    """Views spread evenly over a scan: the middles of `wanted` equal parts."""
+    wanted = min(wanted, count)
+    return [(2 * k + 1) * count // (2 * wanted) for k in range(wanted)]
+
+
+def maps_of(scan: Scan, name: str, depth: Path, agreement: Path, views: Sequence[int]) -> list[ModelMaps]:
+    """One model's maps of some views."""
+    from kdmvs.figures.maps import ModelMaps
+
+    with open_views_of(depth, scan, kind="depth") as maps, open_views_of(agreement, scan, kind="agreement") as checks:
+        return [
+            ModelMaps(name, maps.read("depth", i), maps.read("confidence", i), checks.read("valid", i)) for i in views
+        ]
+
+
+def view_of(scan: Scan, i: int, models: Sequence[ModelMaps]) -> ViewMaps:
+    """A block of the figure."""
+    from kdmvs.figures.maps import ViewMaps
+
+    measured = scan.measured_depth(i)
+    low, high = scan.depth_range(i).tolist()
+    image = scan.image(i).permute(1, 2, 0).numpy()
+    return ViewMaps(i, image, (low, high), None if measured is None else measured.numpy(), tuple(models))
+
+
+def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[list[str], list[CloudPictures]]:
+    """The viewpoints in words, and the clouds of all models and the reference from there.
+
+    The viewpoints are the same for all clouds, and are framed on equally many points of each.
+
+    Raises:
+        DataError: there is no point in any cloud.
+    """
+    import torch
+
+    from kdmvs.figures import rendering
+    from kdmvs.figures.clouds import CloudPictures
+    from kdmvs.formats.ply import read_ply
+
+    named = [(name, read_ply(path)) for name, path in zip(model, paths, strict=True)]
+    reference = scan.reference_cloud()
+    if reference is not None:
+        named.append(("reference", reference))
+    filled = [found.points for _, found in named if len(found.points)]
+    if not filled:
+        raise DataError(f"scan {scan.name}: expected fused points, found none in {', '.join(map(str, paths))}")
+    share = max(1000, min(rendering.SAMPLE, min(map(len, filled))))
+    points = torch.cat([rendering.sampled(points, share) for points in filled])
+    size = (round(PICTURE_WIDTH * scan.size[0] / scan.size[1]), PICTURE_WIDTH)
+    viewpoints = [scan.camera(0), oblique(scan, rendering.centre_of(points))]
+    cameras = [rendering.framed(camera, points, size) for camera in viewpoints]
+    columns = [
+        CloudPictures(name, len(it.points), tuple(rendering.render(it, camera, size).numpy() for camera in cameras))
+        for name, it in named
+    ]
+    return ["from camera 0", f"{ASIDE_DEG:.0f}° aside, {UP_DEG:.0f}° up"], columns
+
+
+def oblique(scan: Scan, centre: Tensor) -> Camera:
+    """The second viewpoint: to that side of the first where the other cameras stand, as only that side was seen."""
+    import torch
+
+    from kdmvs.figures.rendering import turned
+
+    middle = torch.stack([scan.camera(i).centre() for i in range(len(scan))]).double().mean(dim=0)
+    sides = [turned(scan.camera(0), centre, side * ASIDE_DEG, UP_DEG) for side in (1, -1)]
+    return min(sides, key=lambda camera: float((camera.centre() - middle).norm()))

@@ -1,0 +1,68 @@
+"""Fuse the depth maps of scans, one binary PLY point cloud with colours and normals per scan."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdmvs.config import FusionSettings
+from kdmvs.errors import DataError
+from kdmvs.stages.inputs import check_parallel, open_views_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdmvs.fusion import Views
+    from kdmvs.scans import Scan
+    from kdmvs.storage import ViewsFile
+
+KEPT_VIEWS = 16
+"""Views whose maps stay in memory, because neighbouring references ask for the same sources."""
+
+
+def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list[Path]) -> None:
+    """Write a cloud per scan.
+
+    Raises:
+        DataError: no point is left; says which setting removed them.
+    """
+    from tqdm import tqdm
+
+    from kdmvs import device
+    from kdmvs.formats.ply import write_ply
+    from kdmvs.fusion import fuse
+    from kdmvs.scans import Scan
+
+    check_parallel(scan=scan, depth=depth, out=out)
+    here = device.choose()
+    for scan_path, depth_path, out_path in zip(scan, depth, out, strict=True):
+        opened = Scan.open(scan_path)
+        with open_views_of(depth_path, opened, kind="depth") as maps:
+            references = tqdm(range(len(opened)), desc=f"fuse {opened.name}", unit="view", disable=None)
+            try:
+                cloud = fuse(views_of(opened, maps, here), references, **settings.model_dump())
+            except DataError as error:
+                raise DataError(f"scan {opened.name}, {depth_path}: {error}") from None
+        write_ply(out_path, cloud)
+        print(f"fuse {opened.name}: {len(cloud.points)} points -> {out_path}")
+
+
+def views_of(scan: Scan, maps: ViewsFile, device: torch.device) -> Views:
+    """The callbacks through which fusion reads a scan and its depth maps."""
+    import torch
+
+    from kdmvs.fusion import Views
+
+    @lru_cache(KEPT_VIEWS)
+    def read(name: str, i: int) -> torch.Tensor:
+        return torch.from_numpy(maps.read(name, i)).to(device)
+
+    return Views(
+        count=len(scan),
+        camera=lambda i: scan.camera(i).to(device),
+        depth=lambda i: read("depth", i),
+        confidence=lambda i: read("confidence", i),
+        image=lambda i: scan.image(i).to(device),
+        neighbours=scan.neighbours,
+    )

@@ -1,0 +1,35 @@
+"""Convert scans of a dataset into the one on-disk layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdmvs.config import DatasetSettings
+from kdmvs.errors import DataError, KdmvsError
+
+
+def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
+    """Write the scan `name[k]` into the folder of `out[k]`, which must be called scan.json.
+
+    Raises:
+        KdmvsError: the scan cannot be converted; the message names it. Scans before it are finished.
+    """
+    from tqdm import tqdm
+
+    from kdmvs.datasets import CONVERTERS
+
+    if len(name) != len(out):
+        raise DataError(f"prepare: expected one --out for every --name, found {len(out)} for {len(name)}")
+    wrong = [path for path in out if path.name != "scan.json"]
+    if wrong:
+        raise DataError(
+            f"prepare: {wrong[0]}: expected an output called scan.json; the rest of the scan goes beside it"
+        )
+    convert = CONVERTERS[settings.kind]()
+    arguments = settings.model_dump(exclude={"kind"})
+    for scan, path in tqdm(list(zip(name, out, strict=True)), desc="prepare", unit="scan", disable=None):
+        try:
+            convert(scan, path.parent, **arguments)
+        except KdmvsError as error:
+            raise type(error)(f"scan {scan}: {error}") from None
+        print(f"prepare {scan}: -> {path}", flush=True)

@@ -1,0 +1,41 @@
+"""Put the scores of all models of an experiment side by side: one table per model, one per model and scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdmvs.errors import DataError, FormatError
+
+
+def run(experiment: str, evaluation: list[Path], out: Path, per_scan: Path) -> None:
+    """Write both tables as CSV. The model is the folder two levels above a file: <model>/evaluation/<scan>.json.
+
+    Raises:
+        FormatError: a file is missing or not an evaluation.
+        DataError: a model and scan occur twice.
+    """
+    import json
+
+    from kdmvs.evaluation import summary
+    from kdmvs.formats.atomic import replacing
+
+    found: dict[tuple[str, str], tuple[Path, dict[str, object]]] = {}
+    for path in evaluation:
+        try:
+            content = json.loads(path.read_text())
+        except OSError as error:
+            raise FormatError(f"{path}: expected an evaluation, found {error.strerror}; evaluate the scan") from None
+        except ValueError as error:
+            raise FormatError(f"{path}: expected JSON, found {error}; evaluate the scan again") from None
+        if not isinstance(content, dict) or not {"scan", "cloud", "depth"} <= content.keys():
+            raise FormatError(f"{path}: expected scan, cloud and depth, found other keys; evaluate the scan again")
+        key = (path.resolve().parent.parent.name, content["scan"])
+        if key in found:
+            raise DataError(f"{path}: model {key[0]}, scan {key[1]} was already given by {found[key][0]}; list it once")
+        found[key] = (path, content)
+    scans = summary.per_scan((model, content) for (model, _), (_, content) in found.items())
+    models = summary.per_model(scans)
+    for target, table in ((out, models), (per_scan, scans)):
+        with replacing(target) as part:
+            table.to_csv(part, index=False)
+    print(f"{experiment}: {len(models)} models, {scans['scan'].nunique()} scans -> {out}, {per_scan}")

@@ -1,0 +1,157 @@
+"""The HDF5 files between stages: written atomically, verified when opened, one view or several read alone.
+
+Every dataset is [v h w], v = the scan's view index, one chunk per view. File attributes: kind, format, scan, settings
+(canonical JSON), code (digest), and what a stage adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import h5py
+import numpy as np
+
+from kdmvs.errors import FormatError
+from kdmvs.formats.atomic import replacing
+from kdmvs.provenance import code_digest
+
+FORMAT = 1
+KINDS: dict[str, dict[str, str]] = {
+    "depth": {"depth": "float32", "confidence": "float32"},
+    "agreement": {"valid": "bool", "votes": "uint8", "first": "float32", "second": "float32"},
+    "pseudo_label": {"mean": "float32", "variance": "float32", "valid": "bool"},
+}
+"""Kind of file -> its datasets. Depth in scan units, variance in squared scan units; 0 and False where unknown."""
+
+
+@runtime_checkable
+class Canonical(Protocol):
+    """What a stage is set by: anything that writes itself as one JSON string."""
+
+    def canonical(self) -> str: ...
+
+
+def attributes_of(settings: Canonical, scan: str, stage_module: str) -> dict[str, str]:
+    """The provenance that every file carries: scan, settings and the digest of the stage's code."""
+    return {"scan": scan, "settings": settings.canonical(), "code": code_digest(stage_module)}
+
+
+class ViewsWriter:
+    """Takes the maps of every view of a scan; made by `create`."""
+
+    def __init__(self, file: h5py.File, path: Path, kind: str, views: int, size: tuple[int, int]) -> None:
+        self._file, self._path, self._kind, self._size = file, path, kind, size
+        self._written = np.zeros(views, dtype=bool)
+        for name, dtype in KINDS[kind].items():
+            file.create_dataset(
+                name, (views, *size), dtype, chunks=(1, *size), compression="gzip", compression_opts=1, shuffle=True
+            )
+
+    def write(self, i: int, **maps: np.ndarray) -> None:
+        """Write all maps of view `i`, each [h w].
+
+        Raises:
+            ValueError: maps of other names or sizes than this kind of file holds.
+        """
+        kinds = KINDS[self._kind]
+        if set(maps) != set(kinds):
+            raise ValueError(f"a {self._kind} file holds {', '.join(kinds)}; got {', '.join(maps)}")
+        for name, values in maps.items():
+            if values.shape != self._size:
+                raise ValueError(f"{name} of view {i} is {values.shape}, the file holds {self._size}")
+            self._file[name][i] = values.astype(kinds[name], copy=False)
+        self._written[i] = True
+
+    def finish(self) -> None:
+        missing = np.flatnonzero(~self._written)
+        if len(missing):
+            raise ValueError(f"{self._path}: views {', '.join(map(str, missing))} were not written")
+
+
+@contextmanager
+def create(
+    path: Path, *, kind: str, views: int, size: tuple[int, int], attributes: Mapping[str, Any]
+) -> Iterator[ViewsWriter]:
+    """Write a file of the given kind; it appears under its name only when every view was written."""
+    with replacing(path) as part, h5py.File(part, "w") as file:
+        writer = ViewsWriter(file, path, kind, views, size)
+        yield writer
+        writer.finish()
+        file.attrs.update({**attributes, "kind": kind, "format": FORMAT})
+
+
+class ViewsFile:
+    """An open file of maps per view; made by `open_views` or, to keep it open, by the constructor.
+
+    Raises:
+        FormatError: no such file, truncated, another kind or another format.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            reason = "no such file" if not path.exists() else _first_reason(error)
+            raise FormatError(f"{path}: expected a {kind} file (HDF5), found {reason}; make it again") from None
+        try:
+            self._check(kind)
+        except FormatError:
+            self._file.close()
+            raise
+        shape = self._file[next(iter(KINDS[kind]))].shape
+        self.kind, self.views, self.size = kind, int(shape[0]), (int(shape[1]), int(shape[2]))
+        self.attributes: dict[str, Any] = dict(self._file.attrs)
+
+    def read(self, name: str, i: int) -> np.ndarray:
+        """The map of one view, [h w].
+
+        Raises:
+            FormatError: the file does not hold the view, or its bytes are damaged.
+        """
+        if not 0 <= i < self.views:
+            raise FormatError(f"{self.path}: expected view {i}, found views 0 to {self.views - 1}")
+        try:
+            return np.asarray(self._file[name][i])
+        except OSError as error:
+            raise FormatError(
+                f"{self.path}: {name} of view {i} cannot be read ({_first_reason(error)}); make the file again"
+            ) from None
+
+    def read_many(self, name: str, views: Sequence[int]) -> np.ndarray:
+        """The maps of several views in the order asked for, [n h w]."""
+        return np.stack([self.read(name, i) for i in views])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _check(self, kind: str) -> None:
+        found, number = self._file.attrs.get("kind"), self._file.attrs.get("format")
+        if found != kind or number != FORMAT:
+            raise FormatError(
+                f"{self.path}: expected kind {kind}, format {FORMAT}; found kind {found}, format {number}"
+            )
+        shapes = {name: self._file[name].shape if name in self._file else None for name in KINDS[kind]}
+        if len(set(shapes.values())) != 1 or None in shapes.values():
+            raise FormatError(f"{self.path}: expected maps of one size, found {shapes}; make the file again")
+
+
+@contextmanager
+def open_views(path: Path, *, kind: str) -> Iterator[ViewsFile]:
+    """Open a file of the given kind for reading.
+
+    Raises:
+        FormatError: no such file, truncated, another kind or another format.
+    """
+    file = ViewsFile(path, kind)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def _first_reason(error: OSError) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,78 @@
+"""Fixtures that all tests share: a tiny scan in the one layout, and the real photographs where they are present."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdmvs.datasets.layout import writing
+from kdmvs.geometry import unproject
+from kdmvs.scans import Scan
+from kdmvs.types import PointCloud
+from tests.views import camera, plane_depth, texture
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def write_plane_scan(
+    folder: Path, name: str = "plane", views: int = 4, lights: int = 2, size: tuple[int, int] = (64, 96)
+) -> Path:
+    """Photographs of the textured plane of `tests.views`, with exact depth, masks and a cloud; returns scan.json.
+
+    Every light is darker than the one before; the last view has no neighbours; the first ten columns are masked out.
+    """
+    cameras = [camera(i, *size) for i in range(views)]
+    clouds = []
+    with writing(folder, name=name, unit="mm", size=size, lights=lights) as out:
+        for i, cam in enumerate(cameras):
+            depth = plane_depth(cam, *size)
+            points = unproject(depth, cam)
+            colors = (texture(points).numpy() * 255).round().astype(np.uint8)
+            clouds.append(points.reshape(-1, 3).float())
+            mask = np.ones(size, dtype=bool)
+            mask[:, :10] = False
+            others = sorted((j for j in range(views) if j != i), key=lambda j: abs(j - i)) if i < views - 1 else []
+            out.add_view(
+                [colors // (k + 1) for k in range(lights)],
+                cam.K.numpy(),
+                cam.cam_from_world.numpy(),
+                (450.0 + i, 850.0),
+                [(j, 100.0 / (1 + abs(j - i))) for j in others],
+                depth=depth.numpy().astype(np.float32),
+                mask=mask,
+                source=f"photo_{i}.png",
+            )
+        points = torch.cat(clouds)[::7]
+        normals = torch.nn.functional.normalize(torch.tensor([[0.12, -0.2, 1.0]]), dim=1).expand(len(points), 3)
+        out.add_reference(PointCloud(points, normals, (texture(points) * 255).to(torch.uint8)))
+    return folder / "scan.json"
+
+
+@pytest.fixture(scope="session")
+def plane_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four views of a plane in two lights, written once; not to be changed."""
+    return write_plane_scan(tmp_path_factory.mktemp("scans") / "plane").parent
+
+
+@pytest.fixture
+def plane_folder(tmp_path: Path, plane_original: Path) -> Path:
+    """A copy of the plane's scan that the test may damage: <tmp_path>/photos/plane."""
+    return Path(shutil.copytree(plane_original, tmp_path / "photos" / "plane"))
+
+
+@pytest.fixture
+def plane_scan(plane_folder: Path) -> Scan:
+    """The plane's scan, opened."""
+    return Scan.open(plane_folder)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photographs, ../shared/data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real photographs at {SHARED}")
+    return SHARED

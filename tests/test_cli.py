@@ -1,0 +1,148 @@
+"""The command line: derived from the stages, quick, and every mistake of the user one line with exit code 2."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kdmvs import cli
+from kdmvs.config import ConsistencySettings, DatasetSettings, MvsnetSettings, TeacherSettings
+from kdmvs.errors import DataError, SettingsError
+
+
+def module_of(run) -> ModuleType:
+    module = ModuleType("kdmvs.stages.check", "Check things.")
+    module.run = run
+    return module
+
+
+def stage(settings: ConsistencySettings, scan: list[Path], depth_file: Path, model: list[str]) -> None:
+    """A stage with every kind of argument."""
+
+
+def test_options_follow_the_signature():
+    given = cli.read_arguments(
+        "check",
+        module_of(stage),
+        ["--scan", "a", "b", "--depth-file", "c", "--model", "m", "--set", "sources=2", "--set", "confidence=0.5"],
+    )
+    assert given == {
+        "settings": ConsistencySettings(sources=2, confidence=0.5),
+        "scan": [Path("a"), Path("b")],
+        "depth_file": Path("c"),
+        "model": ["m"],
+    }
+
+
+def test_a_missing_option_ends_with_exit_code_2_and_names_it(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.read_arguments("check", module_of(stage), ["--scan", "a", "--model", "m"])
+    assert end.value.code == 2
+    assert "--depth-file" in capsys.readouterr().err
+
+
+def test_settings_come_from_json_a_file_and_changes_on_top(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("loss: {best_sources: 1}\noptimiser: {epochs: 3}\n")
+    settings = cli.read_settings(TeacherSettings, str(file), ["optimiser.batch=2", "loss.ssim_weight=0.5"])
+    assert (settings.loss.best_sources, settings.optimiser.epochs) == (1, 3)
+    assert (settings.optimiser.batch, settings.loss.ssim_weight) == (2, 0.5)
+    assert cli.read_settings(TeacherSettings, settings.canonical(), []) == settings
+
+
+def test_a_union_of_settings_is_read_by_its_kind():
+    text = json.dumps({"kind": "mvsnet", "root": "photos"})
+    assert cli.read_settings(DatasetSettings, text, []) == MvsnetSettings(root="photos")
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "message"),
+    [
+        ('{"a": 1, "confidence": 2}', [], "confidence: .* found 2; a: unknown key"),
+        ("nowhere.yaml", [], "nowhere.yaml: expected a settings file or a JSON text, found No such file"),
+        ('{"a"', [], "--settings: expected JSON or YAML"),
+        ("{}", ["sources"], "--set sources: expected key=value"),
+        ("{}", ["sources.x=1", "sources.x.y=2"], "x is a value, not a section"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line_that_names_it(text, changes, message):
+    with pytest.raises(SettingsError, match=message) as error:
+        cli.read_settings(ConsistencySettings, text, changes)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    def run(scan: Path) -> None:
+        raise DataError(f"{scan}: expected a scan, found nothing")
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module_of(run))
+    assert cli.main(["check", "--scan", "x"]) == 2
+    assert capsys.readouterr().err == "kdmvs check: x: expected a scan, found nothing\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def run(scan: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module_of(run))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check", "--scan", "x"])
+
+
+def test_an_unknown_stage_is_exit_code_2_and_lists_the_stages(capsys):
+    assert cli.main(["fusion"]) == 2
+    error = capsys.readouterr().err
+    assert "found 'fusion'" in error
+    assert "fuse" in error
+
+
+@pytest.mark.parametrize("name", cli.STAGES)
+def test_every_stage_says_what_it_does_and_lists_options_and_settings(name, capsys):
+    import importlib
+
+    module = importlib.import_module(f"kdmvs.stages.{name}")
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert len(cli.first_line(name)) > 20
+    for parameter in inspect.signature(module.run).parameters:
+        assert "--" + parameter.replace("_", "-") in shown
+    if "settings" in inspect.signature(module.run).parameters:
+        assert "settings (key = default" in shown
+
+
+def test_help_and_argument_errors_import_nothing_that_computes():
+    script = (
+        "import sys\nfrom kdmvs import cli\n"
+        "cli.main(['--help'])\n"
+        "for stage in cli.STAGES:\n"
+        "    try: cli.main([stage, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'cv2', 'h5py', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imports {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_show_prints_the_table_and_the_places_that_exist(tmp_path, capsys):
+    (tmp_path / "summary.csv").write_text("model,overall,extra\nteacher,2.12345,9\nround1,,9\n")
+    (tmp_path / "figures").mkdir()
+    assert cli.main(["show", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "teacher  2.123\n" in shown
+    assert "round1   -\n" in shown
+    assert f"pictures  {tmp_path}/figures" in shown
+    assert "report" not in shown
+
+
+def test_show_without_a_table_says_what_to_do(tmp_path, capsys):
+    assert cli.main(["show", str(tmp_path)]) == 2
+    assert "run snakemake first" in capsys.readouterr().err

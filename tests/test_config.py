@@ -1,0 +1,163 @@
+"""The settings: one message for all mistakes, canonical strings, the control's length, the generated page."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdmvs import config_page
+from kdmvs.config import RunSettings, load, parse
+from kdmvs.errors import SettingsError
+
+LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
+
+
+def run(**changes) -> RunSettings:
+    return parse(RunSettings, {**LEAST, **changes}, "test")
+
+
+def test_all_mistakes_stand_in_one_line_with_their_keys():
+    with pytest.raises(SettingsError) as error:
+        run(
+            round=3,
+            consistency={"confidence": 1.5},
+            dataset={"kind": "mvsnet", "colour": 1},
+            teacher={"optimiser": {"batch": 0}},
+        )
+    message = str(error.value)
+    assert "\n" not in message
+    for part in (
+        "round: unknown key",
+        "consistency.confidence: ",
+        "found 1.5",
+        "dataset.root: missing",
+        "dataset.colour: unknown key",
+        "teacher.optimiser.batch: ",
+    ):
+        assert part in message, message
+
+
+def test_a_scan_named_twice_is_named_in_the_message():
+    with pytest.raises(SettingsError, match=r"^test: scans\.training names b twice; name each scan once \(see"):
+        run(scans={"training": ["a", "b", "b"]})
+
+
+@pytest.mark.parametrize("name", ["../up", "", ".hidden", "a/b", "a b"])
+def test_a_scan_name_that_is_no_file_name_is_refused(name):
+    with pytest.raises(SettingsError, match=r"scans\.training\.0"):
+        run(scans={"training": [name]})
+
+
+def test_a_missing_and_a_broken_file_name_themselves(tmp_path):
+    with pytest.raises(SettingsError, match=r"none\.yaml: expected a configuration file"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(SettingsError, match=r"broken\.yaml: expected YAML"):
+        load(tmp_path / "broken.yaml")
+
+
+def test_equal_settings_are_one_string_however_they_are_written():
+    assert run(fusion={"confidence": 1}).fusion.canonical() == run(fusion={"confidence": 1.0}).fusion.canonical()
+    assert run(fusion={}).fusion.canonical() == run().fusion.canonical()
+
+
+def test_part_of_a_section_keeps_the_other_defaults():
+    assert run(teacher={"optimiser": {"batch": 2}}).teacher.optimiser.epochs == 5
+    assert run(student={"optimiser": {"batch": 2}}).student.optimiser.epochs == 10
+
+
+def test_models_are_named_in_the_order_of_training():
+    assert run(rounds=2).models() == ("teacher", "round1", "round2")
+    assert run(rounds=1, control=True).models() == ("teacher", "round1", "control")
+    assert run(rounds=0).models() == ("teacher",)
+
+
+def control_epochs(teacher: dict, student: dict, rounds: int = 2) -> int:
+    made = run(rounds=rounds, control=True, teacher={"optimiser": teacher}, student={"optimiser": student})
+    return made.control_settings().optimiser.epochs
+
+
+def test_the_control_trains_for_as_many_steps_as_teacher_and_students_together():
+    assert control_epochs({"epochs": 5}, {"epochs": 10}) == 25
+    both = {"epochs": 3, "steps_per_epoch": 100}
+    assert control_epochs(both, both) == 9
+    assert control_epochs({"epochs": 2, "steps_per_epoch": 100}, {"epochs": 3, "steps_per_epoch": 50}) == 5
+    assert control_epochs({"epochs": 1, "steps_per_epoch": 100}, {"epochs": 1, "steps_per_epoch": 1}) == 2  # 102 steps
+
+
+def test_a_control_of_unknown_length_is_refused_with_the_missing_key():
+    with pytest.raises(SettingsError, match=r"control: student\.optimiser\.steps_per_epoch is missing"):
+        control_epochs({"epochs": 1, "steps_per_epoch": 100}, {"epochs": 1})
+    with pytest.raises(SettingsError, match=r"control: teacher\.optimiser\.steps_per_epoch is missing"):
+        control_epochs({"epochs": 1}, {"epochs": 1, "steps_per_epoch": 100})
+    run(control=False, student={"optimiser": {"steps_per_epoch": 100}})
+
+
+def test_the_control_differs_from_the_teacher_in_its_length_only():
+    made = run(control=True)
+    control = made.control_settings()
+    assert control.model_copy(update={"optimiser": made.teacher.optimiser}) == made.teacher
+
+
+@pytest.mark.parametrize("path", config_page.expected_files(), ids=lambda path: path.name)
+def test_the_generated_page_and_schema_say_what_the_settings_say(path):
+    assert path.read_text() == config_page.expected_files()[path], "run `make fix`"
+
+
+def test_every_setting_is_described():
+    nameless = [leaf.key for leaf in config_page.leaves(RunSettings) if len(leaf.description) < 15]
+    assert not nameless
+
+
+SHAPE_OF_THE_PLAN = {"experiment", "rounds", "control", "scans_per_job", "scans.training", "scans.evaluation"}
+"""Settings that decide which files are made; how each is made is in the settings string of its rule."""
+
+NO_NUMBERS = {"resources", "pathvars"}
+
+RULES = ("prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures")
+
+
+def other_value(value: object) -> object:
+    """A value of the same kind that differs."""
+    match value:
+        case bool():
+            return not value
+        case str():
+            others = {"auto": "interval", "expectation": "winner", "bin_mass": "density", "float32": "bfloat16"}
+            return {**others, "four_bins": "maximum", "geometric": "gipuma"}.get(value, value + "x")
+        case None:
+            return 2
+        case tuple():
+            return tuple(other_value(part) for part in value)
+        case int():
+            return value + 1
+        case float():
+            return value / 2 if value else 0.1
+    raise AssertionError(value)
+
+
+@pytest.mark.parametrize(
+    "dataset", [{"kind": "synthetic"}, {"kind": "mvsnet", "root": "photos"}], ids=lambda dataset: dataset["kind"]
+)
+def test_every_setting_is_in_the_string_of_some_rule(dataset):
+    """A setting that no rule carries would be read behind the workflow's back, or not at all."""
+    before = run(dataset=dataset)
+    strings = {rule: before.settings_of(rule) for rule in RULES}
+    unread = []
+    for leaf in config_page.leaves(RunSettings):
+        *outer, last = leaf.key.split(".")
+        inner = values = before.model_dump()
+        for part in outer:
+            inner = inner[part]
+        is_read_elsewhere = leaf.key in SHAPE_OF_THE_PLAN | NO_NUMBERS or last in ("kind", "name")
+        if is_read_elsewhere or last not in inner:  # not in: a key of the other kind of dataset
+            continue
+        inner[last] = (128, 160) if last in ("crop", "image_size") and not inner[last] else other_value(inner[last])
+        after = parse(RunSettings, values, leaf.key)
+        if all(after.settings_of(rule) == strings[rule] for rule in RULES):
+            unread.append(leaf.key)
+    assert not unread
+
+
+def test_a_setting_of_one_stage_is_in_the_string_of_no_other():
+    before, after = run(), run(fusion={"confidence": 0.5})
+    assert [rule for rule in RULES if before.settings_of(rule) != after.settings_of(rule)] == ["fuse"]

@@ -1,0 +1,112 @@
+"""HDF5 files: whole or not there, one view read alone, a damaged file names itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from kdmvs import storage
+from kdmvs.config import EncodingSettings
+from kdmvs.errors import FormatError
+
+SIZE = (6, 9)
+RANDOM = np.random.default_rng(0).normal(size=(3, 2, *SIZE)).astype(np.float32)
+
+
+def write(path: Path, views: range = range(3)) -> None:
+    with storage.create(path, kind="depth", views=3, size=SIZE, attributes={"scan": "plane", "code": "abc"}) as out:
+        for i in views:
+            out.write(i, depth=RANDOM[i, 0], confidence=RANDOM[i, 1])
+
+
+def test_what_was_written_is_read_view_by_view_and_in_any_order(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    with storage.open_views(tmp_path / "a.h5", kind="depth") as file:
+        assert (file.views, file.size, file.attributes["scan"], file.attributes["code"]) == (3, SIZE, "plane", "abc")
+        np.testing.assert_array_equal(file.read("confidence", 1), RANDOM[1, 1])
+        np.testing.assert_array_equal(file.read_many("depth", [2, 0, 2]), RANDOM[[2, 0, 2], 0])
+
+
+@pytest.mark.parametrize("kind", storage.KINDS)
+def test_every_kind_keeps_its_types_and_is_chunked_by_view_and_compressed(tmp_path: Path, kind: str) -> None:
+    maps = {name: np.ones(SIZE, dtype) for name, dtype in storage.KINDS[kind].items()}
+    with storage.create(tmp_path / "a.h5", kind=kind, views=1, size=SIZE, attributes={}) as out:
+        out.write(0, **maps)
+    with storage.open_views(tmp_path / "a.h5", kind=kind) as opened:
+        for name, values in maps.items():
+            found = opened.read(name, 0)
+            assert found.dtype == values.dtype
+            assert (found == values).all()
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert {(file[name].chunks, file[name].compression, file[name].shuffle) for name in maps} == {
+            ((1, *SIZE), "gzip", True)
+        }
+
+
+def test_a_file_with_a_view_missing_never_appears(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="views 2 were not written"):
+        write(tmp_path / "a.h5", range(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_fails_leaves_the_finished_file_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    before = (tmp_path / "a.h5").read_bytes()
+    with pytest.raises(ValueError, match="were not written"):
+        write(tmp_path / "a.h5", range(1))
+    assert (tmp_path / "a.h5").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("maps", [{"depth": RANDOM[0, 0]}, {"depth": RANDOM[0, 0], "confidence": RANDOM[0, 1, 1:]}])
+def test_maps_of_other_names_or_sizes_are_refused(tmp_path: Path, maps: dict[str, np.ndarray]) -> None:
+    create = storage.create(tmp_path / "a.h5", kind="depth", views=1, size=SIZE, attributes={})
+    with pytest.raises(ValueError, match="file holds"), create as out:
+        out.write(0, **maps)
+
+
+def open_depth(path: Path, kind: str = "depth") -> None:
+    with storage.open_views(path, kind=kind) as file:
+        file.read("depth", 0)
+
+
+def test_a_truncated_file_names_itself(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    path = tmp_path / "a.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(FormatError, match=r"a\.h5: expected a depth file .*truncated") as caught:
+        open_depth(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_bytes_of_a_view_are_reported_with_the_view(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    with h5py.File(path) as file:
+        chunk = file["depth"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\0" * chunk.size
+    path.write_bytes(bytes(data))
+    with pytest.raises(FormatError, match="depth of view 0 cannot be read"):
+        open_depth(path)
+
+
+def test_a_missing_file_another_kind_and_a_view_too_many_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="found no such file"):
+        open_depth(tmp_path / "a.h5")
+    write(tmp_path / "a.h5")
+    with pytest.raises(FormatError, match="expected kind agreement, format 1; found kind depth"):
+        open_depth(tmp_path / "a.h5", kind="agreement")
+    with storage.open_views(tmp_path / "a.h5", kind="depth") as file, pytest.raises(FormatError, match="views 0 to 2"):
+        file.read("depth", 3)
+
+
+def test_attributes_carry_scan_settings_and_code() -> None:
+    settings = EncodingSettings()
+    found = storage.attributes_of(settings, "plane", "kdmvs.storage")
+    assert found["scan"] == "plane"
+    assert found["settings"] == settings.canonical()
+    assert len(found["code"]) >= 16

@@ -1,0 +1,93 @@
+"""A checkout of its own for the workflow's tests, planning and running in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "workflow", "kdmvs", "config", "profiles", "envs")
+
+TINY = {
+    "experiment": "tiny",
+    "rounds": 1,
+    "scans_per_job": 2,
+    "dataset": {"kind": "synthetic", "image_size": [64, 96], "views": 4, "lights": 1, "reference_points": 1000},
+    "scans": {"training": ["a", "b"], "evaluation": ["b", "c"]},
+    "teacher": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
+    "student": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
+    "inference": {"views": 2},
+    "consistency": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
+    "fusion": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
+    "figures": {"views": 1},
+}
+"""Two training scans, of which one is also evaluated, and one more to evaluate; one step, so nothing is any good."""
+TINY["teacher"]["network"] = TINY["student"]["network"] = {"hypotheses": [8, 8, 8], "feature_channels": 2}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of what the workflow needs, with a configuration; plans and runs happen in it."""
+
+    folder: Path
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here, without devices and without leaving anything outside."""
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("PYTHONPATH", None)
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-8000:]
+        return done
+
+    def configure(self, name: str, content: dict) -> str:
+        (self.folder / name).write_text(yaml.safe_dump(content))
+        return name
+
+    def planned(self, *configurations: str) -> Counter[str]:
+        """How often each rule would run; the suffix of a shard (`_training_0`) is left out of its name."""
+        done = self.snakemake("-n", "--configfile", *configurations)
+        text = done.stdout + done.stderr
+        if "Nothing to be done" in text:
+            return Counter()
+        table = text.split("Job stats:")[1].split("\ntotal ")[0]
+        counts: Counter[str] = Counter()
+        for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE):
+            counts[re.sub(r"_(training|evaluation)_\d+$", "", rule)] += int(count)
+        del counts["all"]
+        return counts
+
+
+def new_checkout(folder: Path) -> Checkout:
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / part, folder / part)
+    made = Checkout(folder)
+    made.configure("tiny.yaml", TINY)
+    return made
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A checkout in which nothing has run."""
+    return new_checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which the tiny configuration has run to its end."""
+    made = new_checkout(tmp_path_factory.mktemp("workflow") / "checkout")
+    made.snakemake("--configfile", "tiny.yaml")
+    return made
