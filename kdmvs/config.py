@@ -36,7 +36,7 @@ class SyntheticSettings(Settings):
     """Procedural scans: textured surfaces, calibrated cameras, exact depth, a reference cloud."""
 
     kind: Literal["synthetic"] = "synthetic"
-    seed: int = Field(0, description="Seed of the scenes; a scan's own seed follows from this and its name.")
+    seed: int = Field(0, ge=0, description="Seed of the scenes; a scan's own seed follows from this and its name.")
     views: int = Field(9, ge=3, description="Views per scan.")
     lights: int = Field(3, ge=1, le=7, description="Light conditions per scan (DTU has 7); light 0 is the default.")
     image_size: tuple[int, int] = Field((128, 160), description="Height and width in pixels; multiples of 32.")
@@ -101,7 +101,9 @@ class TeacherLossSettings(Settings):
     photometric_weight: float = Field(1.0, ge=0, description="lambda_photo of eq. 3 (paper: 1).")
     featuremetric_weight: float = Field(4.0, ge=0, description="lambda_fea of eq. 3 (paper: 4).")
     feature_gradient: bool = Field(
-        True, description="Whether the featuremetric loss trains the features, or only the depth."
+        False,
+        description="Whether the featuremetric loss trains the features, or only the depth. The paper leaves it open; "
+        "measured, the features shrink towards a constant if it does (README, choices).",
     )
     best_sources: int | None = Field(
         None, ge=1, description="Per pixel, only the k sources with the least error count; none: all (eq. 3)."
@@ -213,6 +215,12 @@ class ConsistencySettings(Settings):
     least_votes: int | None = Field(
         None, ge=1, description="Sources that must agree; none: all of them, the paper's intersection."
     )
+
+    @model_validator(mode="after")
+    def _votes_can_be_had(self) -> ConsistencySettings:
+        if self.least_votes is not None and self.least_votes > self.sources:
+            raise ValueError(f"least_votes {self.least_votes} is more than the sources asked, {self.sources}")
+        return self
 
 
 class EncodingSettings(Settings):

@@ -158,7 +158,7 @@ def test_the_closure_of_a_stage_is_what_python_imports():
 
 
 def test_nothing_in_the_library_imports_by_a_computed_name():
-    """`importlib.import_module` hides a module from the digest; only the command line, which no stage reaches, has it."""
+    """`importlib.import_module` hides a module from the digest; only the command line, which is no stage, has it."""
     library = Path(provenance.__file__).parent
     users = {
         str(path.relative_to(library))

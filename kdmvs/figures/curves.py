@@ -85,6 +85,7 @@ def curve_figure(models: Sequence[Curves]) -> Figure:
                 color = model_color(models[k].name, k)
                 panel.plot(errors[k].index, errors[k], color=color, lw=1.6, marker="o", ms=3, label=models[k].name)
             panel.legend(frameon=False, fontsize=8)
+            panel.set_ylim(bottom=0)
         for axes in sheet.figure.axes:
             _decorate(axes)
     return sheet.figure
@@ -101,9 +102,9 @@ def _curve(axes: Axes, values: pd.Series, color: str, label: str | None) -> None
 
 
 def _decorate(axes: Axes) -> None:
-    """A logarithmic scale where all values are positive, plain numbers, a light grid."""
+    """A logarithmic scale where a training's values are all positive, plain numbers, a light grid."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.empty(0)])
-    if len(values) and values.min() > 0:
+    if len(values) and values.min() > 0 and axes.get_label() != "validation":
         axes.set_yscale("log")
         decades = np.log10(values.max() / values.min())
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))

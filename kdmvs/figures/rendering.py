@@ -16,9 +16,9 @@ from kdmvs.types import Camera, PointCloud
 NOTHING = torch.iinfo(torch.int64).max
 SAMPLE = 100_000
 """Points looked at where a statistic of the cloud is enough."""
-FRAMED = (0.015, 0.985)
+FRAMED = (0.01, 0.99)
 """Quantiles of the points' directions that a picture must hold; what lies beyond may be an outlier."""
-MARGIN = 0.1
+MARGIN = 0.12
 """Free space around them, as a share of the picture."""
 WIDEST = math.tan(math.radians(55))
 """Directions further off the axis are not framed: the cameras may stand in the middle of the scene."""
@@ -27,6 +27,8 @@ SPLAT = 0.9
 SPACING_QUANTILE = 0.75
 """Of the distances to the fourth neighbour: where fewer views looked, points are further apart than most."""
 LARGEST_RADIUS_PX = 12.0
+SAME_SURFACE = 1.01
+"""A pixel's own point shows up to this ratio of its depth to that of the nearest disc: they are one slanted surface."""
 GREY = 0.75
 """Brightness of a cloud without colours; edges of depth darken it, so that its shape is seen."""
 
@@ -90,29 +92,52 @@ def nearest_points(
 ) -> tuple[Int64[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Which point every pixel shows, -1 for none, and its depth, 0 for none.
 
-    A point covers the pixels whose centres are within `radius_px` of the pixel it projects to; the nearest point wins.
-    All discs being alike, only the nearest point of a pixel can be seen anywhere: the points go into a z-buffer of
-    single pixels first, and discs are drawn by taking minima of that buffer. The time hardly depends on their number.
+    A point covers the pixels whose centres are within `radius_px` of the pixel it projects to; the nearest point wins,
+    unless the pixel has a point of its own on the same surface. All discs being alike, only the nearest point of a
+    pixel can be seen anywhere: the points go into a z-buffer of single pixels first, and discs are drawn by taking
+    minima of that buffer. The time hardly depends on the number of points.
     """
     height, width = size
     reach = math.floor(radius_px)
     pixels, z = (values[0] for values in project(points.double()[None], camera.to(points.device)))
     u, v = (pixels.round().long() + reach).unbind(-1)
     rows, columns = height + 2 * reach, width + 2 * reach
-    seen = (z > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
+    # Points behind the camera are projected far outside the picture.
+    seen = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
     # The bits of positive floats ascend with their values, so depth and point travel in one integer.
     keys = (z[seen].float().view(torch.int32).long() << 32) | torch.nonzero(seen)[:, 0]
     buffer = torch.full((rows * columns,), NOTHING, dtype=torch.int64, device=points.device)
     buffer = buffer.scatter_reduce(0, v[seen] * columns + u[seen], keys, "amin").reshape(rows, columns)
-    best = torch.full(size, NOTHING, dtype=torch.int64, device=points.device)
-    for dv in range(-reach, reach + 1):
-        for du in range(-reach, reach + 1):
-            if du * du + dv * dv <= radius_px * radius_px:
-                window = buffer[reach + dv : reach + dv + height, reach + du : reach + du + width]
-                best = torch.minimum(best, window)
+    own = buffer[reach : reach + height, reach : reach + width]
+    best = _least_in_discs(buffer, size, radius_px)
+    best = torch.where(_depth_of(own) <= SAME_SURFACE * _depth_of(best), own, best)
     shown = best != NOTHING
-    depth = torch.where(shown, (best >> 32).to(torch.int32).view(torch.float32), 0.0)
-    return torch.where(shown, best & 0xFFFFFFFF, -1), depth
+    return torch.where(shown, best & 0xFFFFFFFF, -1), torch.where(shown, _depth_of(best), 0.0)
+
+
+def _depth_of(keys: Int64[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """The depth that a key carries; NaN for nothing, which is not less than anything."""
+    return (keys >> 32).to(torch.int32).view(torch.float32)
+
+
+def _least_in_discs(
+    padded: Int64[Tensor, "rows columns"], size: tuple[int, int], radius_px: float
+) -> Int64[Tensor, "h w"]:
+    """The least value within a radius of every pixel; `padded` reaches that far beyond `size` on every side.
+
+    A disc is a stack of rows: minima over ever wider rows are taken once and used at all heights where they fit.
+    """
+    height, width = size
+    reach, square = math.floor(radius_px), radius_px * radius_px
+    least = padded[reach : reach + height, reach : reach + width]
+    wide = padded[:, reach : reach + width]
+    for half in range(reach + 1):
+        left, right = (padded[:, reach + side : reach + side + width] for side in (-half, half))
+        wide = torch.minimum(wide, torch.minimum(left, right))
+        for dv in range(-reach, reach + 1):
+            if half**2 + dv**2 <= square < (half + 1) ** 2 + dv**2:
+                least = torch.minimum(least, wide[reach + dv : reach + dv + height])
+    return least
 
 
 def spacing_px(points: Float[Tensor, "n 3"], camera: Camera) -> float:
@@ -140,9 +165,9 @@ def render(cloud: PointCloud, camera: Camera, size: tuple[int, int], oversamplin
 
     The points' size follows from their spacing. Every pixel averages `oversampling`^2 finer ones.
     """
-    fine = camera.resized(oversampling, oversampling)
+    fine = camera.resized(float(oversampling), float(oversampling))
     height, width = size[0] * oversampling, size[1] * oversampling
-    radius = min(SPLAT * spacing_px(cloud.points, fine), LARGEST_RADIUS_PX)
+    radius = min(max(SPLAT * spacing_px(cloud.points, fine), oversampling / 2), LARGEST_RADIUS_PX)
     point, depth = nearest_points(cloud.points, fine, (height, width), radius)
     shown = point >= 0
     picture = torch.ones(height, width, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,7 @@ def read_ply(path: Path) -> PointCloud:
         FormatError: no such file, no PLY, truncated, without x, y, z, or with coordinates that are not finite.
     """
     try:
-        # mmap would turn a short file into an error that does not say which element ends early.
-        data = PlyData.read(str(path), mmap=False)
+        data = PlyData.read(str(path), mmap="c")
     except OSError as error:
         raise FormatError(f"{path}: expected a PLY file, found {error.strerror or error}") from None
     except (PlyParseError, ValueError, MemoryError) as error:
@@ -53,8 +53,11 @@ def read_ply(path: Path) -> PointCloud:
     )
 
 
-def write_ply(path: Path, cloud: PointCloud) -> None:
-    """Write a cloud: x y z, nx ny nz where known (float32), red green blue where known (uint8), binary."""
+def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = ()) -> None:
+    """Write a cloud: x y z, nx ny nz where known (float32), red green blue where known (uint8), binary.
+
+    The comments are lines of the header, e.g. the settings that a cloud was fused with.
+    """
     parts = [(POSITION, "<f4", cloud.points), (NORMAL, "<f4", cloud.normals), (COLOR, "u1", cloud.colors)]
     fields = [(name, kind) for names, kind, values in parts if values is not None for name in names]
     table = np.empty(len(cloud.points), dtype=fields)
@@ -64,7 +67,8 @@ def write_ply(path: Path, cloud: PointCloud) -> None:
             for k, name in enumerate(names):
                 table[name] = array[:, k]
     with replacing(path) as part:
-        PlyData([PlyElement.describe(table, "vertex")], text=False, byte_order="<").write(str(part))
+        vertices = PlyElement.describe(table, "vertex")
+        PlyData([vertices], text=False, byte_order="<", comments=list(comments)).write(str(part))
 
 
 def _columns(table: np.ndarray, names: tuple[str, ...], kind: type) -> np.ndarray:

@@ -22,7 +22,7 @@ def reconstruction_loss(
     *,
     photometric_weight: float = 1.0,
     featuremetric_weight: float = 4.0,
-    feature_gradient: bool = True,
+    feature_gradient: bool = False,
     best_sources: int | None = None,
     ssim_weight: float = 0.0,
     smoothness_weight: float = 0.0,

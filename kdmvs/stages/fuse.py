@@ -29,7 +29,7 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
     """
     from tqdm import tqdm
 
-    from kdmvs import device
+    from kdmvs import device, storage
     from kdmvs.formats.ply import write_ply
     from kdmvs.fusion import fuse
     from kdmvs.scans import Scan
@@ -44,7 +44,8 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
                 cloud = fuse(views_of(opened, maps, here), references, **settings.model_dump())
             except DataError as error:
                 raise DataError(f"scan {opened.name}, {depth_path}: {error}") from None
-        write_ply(out_path, cloud)
+        made_by = storage.attributes_of(settings, opened.name, "kdmvs.stages.fuse")
+        write_ply(out_path, cloud, [f"kdmvs {name} {value}" for name, value in made_by.items()])
         print(f"fuse {opened.name}: {len(cloud.points)} points -> {out_path}")
 
 

@@ -29,6 +29,7 @@ TINY = {
     "consistency": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
     "fusion": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
     "figures": {"views": 1},
+    "resources": {rule: {"threads": 1} for rule in ("teacher", "student", "infer", "check", "fuse")},
 }
 """Two training scans, of which one is also evaluated, and one more to evaluate; one step, so nothing is any good."""
 TINY["teacher"]["network"] = TINY["student"]["network"] = {"hypotheses": [8, 8, 8], "feature_channels": 2}

@@ -7,7 +7,10 @@ those that are only evaluated, evaluation (c); the clouds of b and c are one sha
 from __future__ import annotations
 
 import csv
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,7 @@ AFTER_DEPTH = ["check_teacher", "encode_teacher", "fuse_teacher", "evaluate_teac
 STALE = {
     "dataset.seed": (1, {"prepare", "teacher", "infer_teacher", *AFTER_DEPTH}),
     "teacher.loss.featuremetric_weight": (2.0, {"teacher", "infer_teacher", *AFTER_DEPTH}),
-    "inference.confidence": ("maximum", {"infer_teacher", *AFTER_DEPTH} - {"curves"} | {"curves"}),
+    "inference.confidence": ("maximum", {"infer_teacher", *AFTER_DEPTH}),
     "consistency.reprojection_px": (40.0, {"check_teacher", "encode_teacher", *ROUND1}),
     "encoding.relative_variance_floor": (0.1, {"encode_teacher", *ROUND1}),
     "student.loss.target": ("density", set(ROUND1)),
@@ -81,22 +84,16 @@ def test_one_more_scan_to_evaluate_trains_nothing(finished):
     assert planned["infer_teacher"] == 1  # the shard of the scans that are only evaluated
 
 
-def edited(path: Path, change):
-    """A context in which a file is changed; afterwards its content and its time are what they were."""
-    import os
-    from contextlib import contextmanager
-
-    @contextmanager
-    def context():
-        before, times = path.read_text(), path.stat()
-        path.write_text(change(before))
-        try:
-            yield
-        finally:
-            path.write_text(before)
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-    return context()
+@contextmanager
+def edited(path: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """A file is changed; afterwards its content and its time are what they were."""
+    before, times = path.read_text(), path.stat()
+    path.write_text(change(before))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_an_edit_of_the_fusion_reruns_fusion_and_scores(finished):
