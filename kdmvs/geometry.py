@@ -80,9 +80,7 @@ def sample(
     return values.reshape(*image.shape[:2], *shape)
 
 
-def relative_projection(
-    ref: Camera, src: Camera
-) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
+def relative_projection(ref: Camera, src: Camera) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
     """(A, t) such that the homogeneous source pixel of reference pixel p at depth z is A [u, v, 1] z + t (eq. 1).
 
     Each camera keeps its own intrinsics; computed in float64 because the product cancels at large world coordinates.

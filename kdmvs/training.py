@@ -281,12 +281,12 @@ class MetricsLog:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
         from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
 
     def write(self, step: int, epoch: int, part: str, values: Mapping[str, float]) -> None:
         self.rows.append({"step": step, "epoch": epoch, "split": part, **values})
         for name, value in values.items():
-            self.board.add_scalar(f"{part}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(f"{part}/{name}", value, step)
 
     def flush(self) -> None:
         """Write all rows; the columns are the union of those of training and validation."""
@@ -299,8 +299,8 @@ class MetricsLog:
             writer.writeheader()
             writer.writerows(self.rows)
         part.replace(self.path)
-        self.board.flush()  # type: ignore[no-untyped-call]
+        self.board.flush()
 
     def close(self) -> None:
         self.flush()
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()

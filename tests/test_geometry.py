@@ -67,7 +67,9 @@ def test_a_point_behind_the_camera_is_not_sampled():
     ahead[2, 3] -= 300.0
     src = Camera(ref.K, ahead)
     image = torch.ones(1, 2, 64, 96, dtype=torch.float64)
-    depth = torch.stack([torch.full((64, 96), d, dtype=torch.float64) for d in (100.0, 299.9999999, 300.0, 900.0)])[None]
+    depth = torch.stack([torch.full((64, 96), d, dtype=torch.float64) for d in (100.0, 299.9999999, 300.0, 900.0)])[
+        None
+    ]
     warped, seen = warp_to_reference(image, depth, stacked([ref]), stacked([src]))
     assert torch.isfinite(warped).all()
     assert not seen[:, :3].any() and (warped[:, :, :3] == 0).all()

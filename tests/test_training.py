@@ -52,10 +52,10 @@ def loss(output: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
 
 
 def schedule(**changes) -> Schedule:
-    values = dict(
-        epochs=4, steps_per_epoch=5, batch=3, learning_rate=1e-2, weight_decay=0.0, warmup_steps=4,
-        milestones=(0.5, 0.75), gradient_clip=1.0, precision="float32", seed=7,
-    )  # fmt: skip
+    values = {
+        "epochs": 4, "steps_per_epoch": 5, "batch": 3, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 4,
+        "milestones": (0.5, 0.75), "gradient_clip": 1.0, "precision": "float32", "seed": 7,
+    }  # fmt: skip
     return Schedule(**{**values, **changes})
 
 

@@ -61,14 +61,16 @@ def texture(points: Tensor) -> Tensor:
     """A smooth aperiodic RGB texture of world points, in 0..1; [... 3] to [... 3]."""
     x, y, z = points.double().unbind(-1)
     waves = [
-        0.5 + 0.25 * torch.sin(x / 13.0 + 0.7 * k) * torch.cos(y / (9.0 + k)) + 0.25 * torch.sin((x + 2 * y - z) / (31.0 - 3 * k))
+        0.5
+        + 0.25 * torch.sin(x / 13.0 + 0.7 * k) * torch.cos(y / (9.0 + k))
+        + 0.25 * torch.sin((x + 2 * y - z) / (31.0 - 3 * k))
         for k in range(3)
     ]
     return torch.stack(waves, dim=-1)
 
 
 def plane_group(views: int = 3, height: int = 64, width: int = 96, baseline: float = 40.0) -> tuple[ViewGroup, Tensor]:
-    """A batched group (b = 1, float32) of photographs of the textured plane, and the reference's exact depth [1 h w]."""
+    """Photographs of the textured plane as a batched group (b = 1, float32), and the reference's exact depth."""
     from kdmvs.geometry import unproject
 
     cameras = [camera(i, height, width, baseline) for i in range(views)]

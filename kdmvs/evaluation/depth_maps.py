@@ -45,7 +45,7 @@ class DepthScorer:
     """Takes view after view; `score()` is over all of them, each pixel counting the same."""
 
     def __init__(self, relative_thresholds: Sequence[float]) -> None:
-        self._within = {limit: 0 for limit in relative_thresholds}
+        self._within = dict.fromkeys(relative_thresholds, 0)
         self._histogram = torch.zeros((LARGEST_LOG - LEAST_LOG) * BINS_PER_E_FOLD + 1, dtype=torch.int64)
         self._sum, self._predicted, self._measured = 0.0, 0, 0
 

@@ -33,7 +33,7 @@ def per_scan(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> pd.DataFra
     rest = [column for column in table if column not in ("model", "scan", *LEADING)]
     table = table[["model", "scan", *LEADING, *rest]]
     numeric = table.columns.drop(["model", "scan"])
-    return table.astype({column: float for column in numeric})
+    return table.astype(dict.fromkeys(numeric, float))
 
 
 def per_model(scans: pd.DataFrame) -> pd.DataFrame:

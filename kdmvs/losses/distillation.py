@@ -16,9 +16,9 @@ def distillation_loss(
     levels: Sequence[LevelOutput],
     label: PseudoLabel,
     *,
-    target: Target = "bin_mass",
-    variance_floor: Sequence[float] = (0.36, 0.36, 0.36),
-    least_probability: float = 1e-4,
+    target: Target,
+    variance_floor: Sequence[float],
+    least_probability: float,
 ) -> dict[str, Tensor]:
     """Eq. 6 on every level, averaged over its pixels that carry a label, summed over the levels.
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kdmvs.geometry import reproject, inside, sample
+from kdmvs.geometry import inside, reproject, sample
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 
@@ -20,12 +20,12 @@ def reconstruction_loss(
     levels: Sequence[LevelOutput],
     group: ViewGroup,
     *,
-    photometric_weight: float = 1.0,
-    featuremetric_weight: float = 4.0,
-    feature_gradient: bool = False,
-    best_sources: int | None = None,
-    ssim_weight: float = 0.0,
-    smoothness_weight: float = 0.0,
+    photometric_weight: float,
+    featuremetric_weight: float,
+    feature_gradient: bool,
+    best_sources: int | None,
+    ssim_weight: float,
+    smoothness_weight: float,
     read_out: ReadOut = "expectation",
 ) -> dict[str, Tensor]:
     """Eq. 3, summed over the levels; `loss` and its terms, each a scalar.
@@ -83,9 +83,7 @@ def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) 
     return (term * counts).sum() / valid.clamp(min=1)
 
 
-def least(
-    error: Float[Tensor, "b s h w"], seen: Bool[Tensor, "b s h w"], count: int
-) -> Bool[Tensor, "b s h w"]:
+def least(error: Float[Tensor, "b s h w"], seen: Bool[Tensor, "b s h w"], count: int) -> Bool[Tensor, "b s h w"]:
     """The `count` sources of least error at every pixel, among those that see it."""
     ranked = error.masked_fill(~seen, torch.inf).argsort(dim=1)
     chosen = torch.zeros_like(seen)
@@ -111,9 +109,7 @@ def shrunk(images: Float[Tensor, "b v c h w"], stride: int) -> Float[Tensor, "b 
     return flat.reshape(batch, views, channels, *flat.shape[-2:])
 
 
-def structural_difference(
-    first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]
-) -> Float[Tensor, "b h w"]:
+def structural_difference(first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
     """(1 - SSIM) / 2 in 3x3 windows, mean over channels (Wang et al., 2004; constants for images in 0..1)."""
 
     def mean(x: Tensor) -> Tensor:
@@ -131,7 +127,7 @@ def structural_difference(
 
 
 def edge_aware_roughness(depth: Float[Tensor, "b h w"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
-    """Mean gradient of the depth relative to its mean, damped where the image has an edge; free of the unit of depth."""
+    """Mean gradient of the depth relative to its mean, damped at edges of the image; free of the unit of depth."""
     relative = depth / depth.mean(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(depth.dtype).tiny)
     total = depth.new_zeros(())
     for axis in (-1, -2):

@@ -25,15 +25,16 @@ class CasMVSNet(nn.Module):
 
     def __init__(
         self,
-        hypotheses: Sequence[int] = (48, 32, 8),
-        interval_ratios: Sequence[float] = (4.0, 1.0, 0.5),
-        base_planes: int = 192,
-        feature_channels: int = 8,
-        regulariser_channels: Sequence[int] = (8, 8, 8),
-        extra_convolution: bool = False,
-        read_out: ReadOut = "expectation",
+        *,
+        hypotheses: Sequence[int],
+        interval_ratios: Sequence[float],
+        base_planes: int,
+        feature_channels: int,
+        regulariser_channels: Sequence[int],
+        extra_convolution: bool,
+        read_out: ReadOut,
     ) -> None:
-        """Arguments as in `kdmvs.config.CasMVSNetSettings`."""
+        """What the arguments mean, and their defaults: `kdmvs.config.CasMVSNetSettings`."""
         super().__init__()
         self.hypotheses, self.interval_ratios, self.base_planes = tuple(hypotheses), tuple(interval_ratios), base_planes
         self.read_out: ReadOut = read_out

@@ -39,7 +39,7 @@ def variance_volume(
 class CostRegulariser(nn.Module):
     """3D U-Net from a cost volume to one logit per hypothesis; every side must be a multiple of 8."""
 
-    def __init__(self, channels_in: int, base: int = 8, extra_convolution: bool = False) -> None:
+    def __init__(self, channels_in: int, base: int, extra_convolution: bool) -> None:
         super().__init__()
         self.convini = ConvBnReLU3d(channels_in, base) if extra_convolution else None
         self.conv0 = ConvBnReLU3d(base if extra_convolution else channels_in, base)

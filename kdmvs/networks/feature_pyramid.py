@@ -12,7 +12,7 @@ from kdmvs.networks.layers import ConvBnReLU
 class FeaturePyramid(nn.Module):
     """Strided convolutions down, nearest-neighbour upsampling back up; `base` channels at full resolution."""
 
-    def __init__(self, base: int = 8) -> None:
+    def __init__(self, base: int) -> None:
         super().__init__()
         self.conv0 = nn.Sequential(ConvBnReLU(3, base), ConvBnReLU(base, base))
         self.conv1 = nn.Sequential(

@@ -23,9 +23,14 @@ class Conv3d(nn.Conv3d):
             and not torch.is_autocast_enabled("cpu")
         ):
             return torch.mkldnn_convolution(
-                input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+                input, self.weight, self.bias, self._padding, self.stride, self.dilation, self.groups
             )
         return super().forward(input)
+
+    @property
+    def _padding(self) -> tuple[int, ...]:
+        assert not isinstance(self.padding, str)
+        return self.padding
 
 
 class ConvBnReLU(nn.Module):

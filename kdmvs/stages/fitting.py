@@ -83,7 +83,9 @@ def train(
         precision=chosen.precision,
         seed=chosen.seed,
     )
-    print(f"{name}: {len(samples)} samples of {len(scan)} scans, {schedule.steps} steps of {schedule.batch}", flush=True)
+    print(
+        f"{name}: {len(samples)} samples of {len(scan)} scans, {schedule.steps} steps of {schedule.batch}", flush=True
+    )
     content = fit(
         network,
         loss,

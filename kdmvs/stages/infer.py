@@ -24,9 +24,7 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     for scan_path, out_path in zip(scan, out, strict=True):
         opened = Scan.open(scan_path)
         attributes = storage.attributes_of(settings, opened.name, "kdmvs.stages.infer")
-        with storage.create(
-            out_path, kind="depth", views=len(opened), size=opened.size, attributes=attributes
-        ) as file:
+        with storage.create(out_path, kind="depth", views=len(opened), size=opened.size, attributes=attributes) as file:
             for i in tqdm(range(len(opened)), desc=f"infer {opened.name}", unit="view", disable=None):
                 if not opened.neighbours(i):
                     print(f"infer {opened.name}: view {i} has no neighbour in pair.txt; its depth stays unknown")

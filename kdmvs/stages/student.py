@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdmvs.config import StudentSettings
+from kdmvs.config import StudentSettings, TeacherLossSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdmvs.scans import Sample
+    from kdmvs.types import LevelOutput
 
 
 def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Path, metrics: Path) -> None:
     """Write the student's checkpoint and its metrics per step; validation adds the photometric loss (eq. 3)."""
-    from functools import partial
-
     from kdmvs.losses.distillation import distillation_loss
     from kdmvs.losses.reconstruction import reconstruction_loss
     from kdmvs.stages.fitting import train
 
-    distil = partial(distillation_loss, **settings.loss.model_dump())
-    photometric = partial(reconstruction_loss, featuremetric_weight=0.0, read_out=settings.network.read_out)
+    plain = TeacherLossSettings(featuremetric_weight=0.0).model_dump()
 
-    def loss(levels, sample):  # type: ignore[no-untyped-def]
-        return distil(levels, sample.label)
+    def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
+        assert sample.label is not None
+        return distillation_loss(levels, sample.label, **settings.loss.model_dump())
 
-    def validation_loss(levels, sample):  # type: ignore[no-untyped-def]
-        return {**loss(levels, sample), "photometric": photometric(levels, sample.group)["photometric"]}
+    def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
+        seen = reconstruction_loss(levels, sample.group, read_out=settings.network.read_out, **plain)
+        return {**loss(levels, sample), "photometric": seen["photometric"]}
 
     train(
         settings,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdmvs.config import TeacherSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdmvs.scans import Sample
+    from kdmvs.types import LevelOutput
 
 
 def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -> None:
     """Write the teacher's checkpoint and its metrics per step; no ground truth is read."""
-    from functools import partial
-
     from kdmvs.losses.reconstruction import reconstruction_loss
     from kdmvs.stages.fitting import train
 
-    weights = partial(reconstruction_loss, read_out=settings.network.read_out, **settings.loss.model_dump())
+    choices = {"read_out": settings.network.read_out, **settings.loss.model_dump()}
 
-    def loss(levels, sample):  # type: ignore[no-untyped-def]
-        return weights(levels, sample.group)
+    def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
+        return reconstruction_loss(levels, sample.group, **choices)
 
     train(
         settings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kdmvs.config import StudentLossSettings
 from kdmvs.losses.distillation import distillation_loss, symmetric_divergence
 from kdmvs.pseudo_labels import spread
 from kdmvs.types import LevelOutput, PseudoLabel
@@ -28,7 +29,8 @@ def levels_and_label(height: int = 8, width: int = 16, unit: float = 1.0, seed: 
 
 
 def loss(levels, label, **settings):
-    return distillation_loss(levels, label, variance_floor=FLOORS, **settings)["loss"]
+    settings = StudentLossSettings(variance_floor=FLOORS, **settings).model_dump()
+    return distillation_loss(levels, label, **settings)["loss"]
 
 
 @pytest.mark.parametrize("target", ["bin_mass", "density", "softmax_of_density"])
@@ -66,9 +68,7 @@ def test_twice_the_batch_or_twice_the_image_gives_the_same_loss():
 
 
 def test_the_unit_of_depth_does_not_change_it():
-    torch.testing.assert_close(
-        loss(*levels_and_label(unit=0.001)), loss(*levels_and_label()), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(loss(*levels_and_label(unit=0.001)), loss(*levels_and_label()), rtol=1e-3, atol=1e-3)
 
 
 def test_nothing_valid_gives_zero_and_a_zero_gradient():

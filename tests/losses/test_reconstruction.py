@@ -7,10 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kdmvs.config import TeacherLossSettings
 from kdmvs.geometry import inside, reproject
-from kdmvs.losses.reconstruction import edge_aware_roughness, least, reconstruction_loss, shrunk
+from kdmvs.losses import reconstruction
+from kdmvs.losses.reconstruction import edge_aware_roughness, least, shrunk
 from kdmvs.types import Camera, LevelOutput
 from tests.views import camera, plane_group, stacked
+
+
+def reconstruction_loss(levels, group, **choices):
+    return reconstruction.reconstruction_loss(levels, group, **TeacherLossSettings(**choices).model_dump())
 
 
 def certain(depth: torch.Tensor, features: torch.Tensor | None = None) -> LevelOutput:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdmvs import checkpoints
+from kdmvs.config import CasMVSNetSettings
 from kdmvs.errors import DataError, TrainingError
 from kdmvs.geometry import warp_to_reference
 from kdmvs.networks.casmvsnet import CasMVSNet
@@ -18,6 +19,10 @@ from tests.networks import plain_casmvsnet
 from tests.views import camera, plane_group, stacked
 
 SPEC = Path(__file__).parents[3] / "shared" / "spec" / "casmvsnet-state-dict.txt"
+
+
+def casmvsnet(**choices) -> CasMVSNet:
+    return CasMVSNet(**CasMVSNetSettings(**choices).model_dump(exclude={"name"}))
 
 
 def trained_looking(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -34,7 +39,7 @@ def trained_looking(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 @pytest.mark.parametrize("extra", [False, True])
 def test_the_forward_pass_gives_the_released_numbers(extra):
     group, _ = plane_group(views=3)
-    network = trained_looking(CasMVSNet(extra_convolution=extra))
+    network = trained_looking(casmvsnet(extra_convolution=extra))
     with torch.no_grad():
         ours = network(group)
     judge = plain_casmvsnet.forward(
@@ -49,7 +54,9 @@ def test_the_forward_pass_gives_the_released_numbers(extra):
 
 
 @pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not here (the list of released entries)")
-@pytest.mark.parametrize(("title", "extra", "entries"), [("CascadeMVSNet (", False, 238), ("KD-MVS student", True, 256)])
+@pytest.mark.parametrize(
+    ("title", "extra", "entries"), [("CascadeMVSNet (", False, 238), ("KD-MVS student", True, 256)]
+)
 def test_names_and_shapes_are_those_of_the_released_checkpoints(title, extra, entries):
     listed: dict[str, str] = {}
     here = False
@@ -59,24 +66,26 @@ def test_names_and_shapes_are_those_of_the_released_checkpoints(title, extra, en
         elif here and line.count("\t") == 2:
             name, shape, _ = line.split("\t")
             listed[name] = shape
-    ours = {name: str(tuple(value.shape)) for name, value in CasMVSNet(extra_convolution=extra).state_dict().items()}
+    ours = {name: str(tuple(value.shape)) for name, value in casmvsnet(extra_convolution=extra).state_dict().items()}
     assert len(ours) == entries
     assert ours == listed
 
 
 def test_a_checkpoint_saved_from_data_parallel_loads_strictly(tmp_path):
-    network = trained_looking(CasMVSNet())
+    network = trained_looking(casmvsnet())
     content = {"epoch": 3, "model": {f"module.{k}": v for k, v in network.state_dict().items()}, "optimizer": {}}
     torch.save(content, tmp_path / "released.ckpt")
-    other = CasMVSNet()
+    other = casmvsnet()
     checkpoints.load_into(other, checkpoints.read(tmp_path / "released.ckpt"), "released.ckpt")
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_a_checkpoint_of_another_network_is_refused_by_counts_and_names():
-    student = CasMVSNet(extra_convolution=True).state_dict()
+    student = casmvsnet(extra_convolution=True).state_dict()
     with pytest.raises(TrainingError, match=r"teacher.ckpt: expected the 238 entries .* 18 unknown .*convini.* shape"):
-        checkpoints.load_into(CasMVSNet(), {"model": student}, "teacher.ckpt")
+        checkpoints.load_into(casmvsnet(), {"model": student}, "teacher.ckpt")
 
 
 def test_each_sample_of_a_batch_keeps_its_own_depth_range():
@@ -89,7 +98,7 @@ def test_each_sample_of_a_batch_keeps_its_own_depth_range():
         torch.cat((group.depth_range, wide.depth_range)),
         ("a", "b"),
     )
-    network = trained_looking(CasMVSNet())
+    network = trained_looking(casmvsnet())
     with torch.no_grad():
         together, first, second = network(both), network(group), network(wide)
     for level, a, b in zip(together, first, second, strict=True):
@@ -126,4 +135,4 @@ def test_on_a_textured_plane_the_cost_is_least_at_the_true_depth():
 def test_sides_that_are_not_multiples_of_32_are_refused():
     group, _ = plane_group(height=48)
     with pytest.raises(DataError, match="multiples of 32, found 48x96"):
-        CasMVSNet()(group)
+        casmvsnet()(group)

@@ -7,10 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kdmvs.config import CasMVSNetSettings
 from kdmvs.networks.table import BUILDERS, build
 from kdmvs.types import Camera, ViewGroup
 from tests.networks.test_casmvsnet import trained_looking
 from tests.views import plane_group
+
+SETTINGS = {"casmvsnet": CasMVSNetSettings()}
+"""The defaults of every network of the table."""
+
+
+def made(name: str) -> torch.nn.Module:
+    return build(**SETTINGS[name].model_dump())
+
 
 pytestmark = pytest.mark.parametrize("name", sorted(BUILDERS))
 
@@ -18,7 +27,7 @@ pytestmark = pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_hypotheses_ascend_and_probability_sums_to_one(name):
     group, _ = plane_group()
     with torch.no_grad():
-        levels = trained_looking(build(name))(group)
+        levels = trained_looking(made(name))(group)
     for level in levels:
         assert (level.hypotheses.diff(dim=1) > 0).all()
         torch.testing.assert_close(level.probability().sum(dim=1), torch.ones_like(level.probability()[:, 0]))
@@ -29,7 +38,7 @@ def test_hypotheses_ascend_and_probability_sums_to_one(name):
 
 def test_every_parameter_gets_a_gradient(name):
     group, _ = plane_group()
-    network = build(name)
+    network = made(name)
     sum(level.depth().mean() for level in network(group)).backward()
     assert [k for k, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
@@ -38,7 +47,7 @@ def test_swapping_two_sources_changes_nothing(name):
     group, _ = plane_group()
     order = torch.tensor([0, 2, 1])
     swapped = ViewGroup(group.images[:, order], group.cameras[:, order], group.depth_range, group.name)
-    network = trained_looking(build(name))
+    network = trained_looking(made(name))
     with torch.no_grad():
         for a, b in zip(network(group), network(swapped), strict=True):
             torch.testing.assert_close(a.depth(), b.depth(), rtol=1e-4, atol=5e-2)
@@ -49,7 +58,7 @@ def test_doubling_the_world_doubles_the_depth_and_leaves_the_probability_alone(n
     scaled = group.cameras.cam_from_world.clone()
     scaled[..., :3, 3] *= 2
     doubled = replace(group, cameras=Camera(group.cameras.K, scaled), depth_range=group.depth_range * 2)
-    network = trained_looking(build(name))
+    network = trained_looking(made(name))
     with torch.no_grad():
         for a, b in zip(network(group), network(doubled), strict=True):
             torch.testing.assert_close(2 * a.depth(), b.depth(), rtol=1e-4, atol=5e-2)
@@ -65,7 +74,7 @@ def test_one_sample_gives_the_same_numbers_as_in_a_batch(name):
         group.depth_range.repeat(2, 1),
         ("a", "b"),
     )
-    network = trained_looking(build(name))
+    network = trained_looking(made(name))
     with torch.no_grad():
         for a, b in zip(network(group), network(twice), strict=True):
             torch.testing.assert_close(a.depth()[0], b.depth()[1], rtol=1e-4, atol=5e-2)

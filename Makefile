@@ -1,0 +1,54 @@
+# make demo   set up, run the whole workflow on the embedded scans, print the table
+# make test   set up, run the tests
+# make check  lint, format, types, import contract, workflow lint, tests
+# make fix    format everything, write the generated pages
+# make bench  the benchmarks      make photographs  the workflow on real photographs      make clean  drop results
+#
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu make setup   takes the small CPU build of PyTorch on Linux
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
+
+.PHONY: demo photographs setup test check lint fix bench clean
+demo photographs: $(STAMP)
+	$(RUN) --configfile config/$@.yaml
+	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
+	@$(BIN)/kdmvs show results/$@
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	touch $@
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
+
+check: lint test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint --configfile config/demo.yaml
+	$(BIN)/python -m kdmvs.config_page --check
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/python -m kdmvs.config_page
+
+bench: $(STAMP)
+	for script in benchmarks/*.py; do $(BIN)/python "$$script"; done
+
+clean:
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -r {} +

@@ -1,0 +1,63 @@
+# Depth maps -> one point cloud per scan -> its scores.
+for shard in shards(MODELS, evaluation=EVALUATION):
+
+    rule:
+        name:
+            f"fuse{shard.name}"
+        input:
+            scan=each("<results>/scans/{scan}/scan.json", shard.scans),
+            depth=each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
+        output:
+            ensure(
+                each(f"<results>/{shard.model}/fused/{{scan}}.ply", shard.scans),
+                non_empty=True,
+            ),
+        log:
+            f"<results>/logs/fuse/{file_of(shard)}.log",
+        benchmark:
+            f"<results>/benchmarks/fuse/{file_of(shard)}.tsv"
+        conda:
+            "../../envs/kdmvs.yaml"
+        threads: threads_of("fuse", 4)
+        resources:
+            gpu=gpus_of("fuse"),
+            mem_mb=memory_of("fuse", 8000),
+        params:
+            settings=settings("fuse"),
+            code=code("fuse"),
+            model=shard.model,
+            scans=shard.scans,
+        message:
+            "fuse: point cloud of {params.model} ({params.scans})"
+        shell:
+            "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs fuse --settings {params.settings:q}"
+            " --scan {input.scan:q} --depth {input.depth:q} --out {output:q} > {log:q} 2>&1"
+
+    rule:
+        name:
+            f"evaluate{shard.name}"
+        input:
+            scan=each("<results>/scans/{scan}/scan.json", shard.scans),
+            depth=each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
+            cloud=each(f"<results>/{shard.model}/fused/{{scan}}.ply", shard.scans),
+        output:
+            each(f"<results>/{shard.model}/evaluation/{{scan}}.json", shard.scans),
+        log:
+            f"<results>/logs/evaluate/{file_of(shard)}.log",
+        benchmark:
+            f"<results>/benchmarks/evaluate/{file_of(shard)}.tsv"
+        conda:
+            "../../envs/kdmvs.yaml"
+        threads: threads_of("evaluate", 1)
+        resources:
+            mem_mb=memory_of("evaluate", 4000),
+        params:
+            settings=settings("evaluate"),
+            code=code("evaluate"),
+            model=shard.model,
+            scans=shard.scans,
+        message:
+            "evaluate: {params.model} against the measured scene ({params.scans})"
+        shell:
+            "python -m kdmvs.gpu 0 -- python -m kdmvs evaluate --settings {params.settings:q}"
+            " --scan {input.scan:q} --depth {input.depth:q} --cloud {input.cloud:q} --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,34 @@
+# Depth and confidence of every view.
+for shard in shards(MODELS, **EVERY_SCAN):
+
+    rule:
+        name:
+            f"infer{shard.name}"
+        input:
+            checkpoint=f"<results>/{shard.model}/checkpoint.pt",
+            scan=each("<results>/scans/{scan}/scan.json", shard.scans),
+        output:
+            ensure(
+                each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
+                non_empty=True,
+            ),
+        log:
+            f"<results>/logs/infer/{file_of(shard)}.log",
+        benchmark:
+            f"<results>/benchmarks/infer/{file_of(shard)}.tsv"
+        conda:
+            "../../envs/kdmvs.yaml"
+        threads: threads_of("infer", 8)
+        resources:
+            gpu=gpus_of("infer"),
+            mem_mb=memory_of("infer", 8000),
+        params:
+            settings=settings("infer"),
+            code=code("infer"),
+            model=shard.model,
+            scans=shard.scans,
+        message:
+            "infer: depth of {params.model} ({params.scans})"
+        shell:
+            "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs infer --settings {params.settings:q}"
+            " --checkpoint {input.checkpoint:q} --scan {input.scan:q} --out {output:q} > {log:q} 2>&1"
