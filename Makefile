@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 # make check  lint, format, types, import contract, workflow lint, tests
 # make fix    format everything, write the generated pages
+# make seeds  the demo and its control with three seeds, mean and spread
 # make bench  the benchmarks      make photographs  the workflow on real photographs      make clean  drop results
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu make setup   takes the small CPU build of PyTorch on Linux
@@ -14,11 +15,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs setup test check lint fix bench clean
+.PHONY: demo photographs seeds setup test check lint fix bench clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
 	@$(BIN)/kdmvs show results/$@
+
+SEEDS ?= 0 1 2
+seeds: $(STAMP)
+	for seed in $(SEEDS); do \
+	  $(RUN) --configfile config/demo.yaml config/control.yaml --config experiment=seed$$seed seed=$$seed; \
+	done
+	@$(BIN)/kdmvs show $(SEEDS:%=results/seed%)
 
 setup: $(STAMP)
 

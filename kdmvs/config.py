@@ -286,12 +286,18 @@ class ScansSettings(Settings):
     )
 
 
+T = TypeVar("T", TeacherSettings, StudentSettings)
+
+
 class RunSettings(Settings):
     """The choices of a run: what `config.yaml` may hold."""
 
     experiment: ScanName = Field(..., description="Name of the results folder.")
     rounds: int = Field(2, ge=0, description="Distillation rounds; each student is the next teacher (paper 4.4: 2).")
     control: bool = Field(False, description="Also train a teacher for as many steps as teacher and students together.")
+    seed: int | None = Field(
+        None, ge=0, description="Seed of every training of the run; none: each section's own `optimiser.seed`."
+    )
     scans_per_job: int = Field(
         1,
         ge=1,
@@ -354,6 +360,11 @@ class RunSettings(Settings):
             epochs = -(-steps // teacher.steps_per_epoch)
         return self.teacher.model_copy(update={"optimiser": teacher.model_copy(update={"epochs": epochs})})
 
+    def _seeded(self, training: T) -> T:
+        if self.seed is None:
+            return training
+        return training.model_copy(update={"optimiser": training.optimiser.model_copy(update={"seed": self.seed})})
+
     def settings_of(self, rule: str) -> str:
         """The settings that a rule of the workflow hands to its stage, as one canonical string.
 
@@ -362,9 +373,9 @@ class RunSettings(Settings):
         """
         sections: dict[str, Settings] = {
             "prepare": self.dataset,
-            "teacher": self.teacher,
-            "control": self.control_settings(),
-            "student": self.student,
+            "teacher": self._seeded(self.teacher),
+            "control": self._seeded(self.control_settings()),
+            "student": self._seeded(self.student),
             "infer": self.inference,
             "check": self.consistency,
             "encode": self.encoding,

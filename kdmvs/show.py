@@ -1,8 +1,12 @@
-"""`kdmvs show results/demo`: the table of an experiment and where its clouds, pictures and report are."""
+"""`kdmvs show results/demo`: the table of an experiment and where its clouds, pictures and report are.
+
+Of several experiments, which differ in the seed, it prints the mean and the spread of every figure.
+"""
 
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,15 +17,37 @@ COLUMNS = ("model", "accuracy", "completeness", "overall", "depth_error_mean", "
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print what an experiment ended in.
+    """Print what an experiment ended in, or the mean and spread (standard deviation) of several.
 
     Raises:
-        SettingsError: the argument is not one folder.
-        DataError: the folder has no summary.csv.
+        SettingsError: no folder is named.
+        DataError: a folder has no summary.csv, or the experiments are of different models.
     """
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise SettingsError(f"expected one results folder, e.g. results/demo, found {' '.join(arguments) or 'none'}")
-    print(text(Path(arguments[0])))
+    if not arguments or any(argument.startswith("-") for argument in arguments):
+        raise SettingsError(f"expected results folders, e.g. results/demo, found {' '.join(arguments) or 'none'}")
+    folders = [Path(argument) for argument in arguments]
+    print(text(folders[0]) if len(folders) == 1 else spread(folders))
+
+
+def spread(folders: Sequence[Path]) -> str:
+    """Mean +- standard deviation over experiments, a row per model.
+
+    Raises:
+        DataError: a folder has no summary.csv, or the experiments are of different models.
+    """
+    tables = [_rows(folder) for folder in folders]
+    models = [[row["model"] for row in rows] for rows in tables]
+    if any(names != models[0] for names in models):
+        raise DataError(f"expected experiments of the same models, found {'; '.join(', '.join(m) for m in models)}")
+    columns = [column for column in COLUMNS if column in tables[0][0]]
+    lines = [columns]
+    for k, model in enumerate(models[0]):
+        cells = [model]
+        for column in columns[1:]:
+            values = [float(rows[k][column]) for rows in tables if rows[k][column]]
+            cells.append(f"{statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}" if len(values) > 1 else "-")
+        lines.append(cells)
+    return "\n".join(["", f"{len(folders)} experiments, mean +- standard deviation", *_aligned(lines)])
 
 
 def text(folder: Path) -> str:
@@ -30,17 +56,11 @@ def text(folder: Path) -> str:
     Raises:
         DataError: the folder has no summary.csv.
     """
-    summary = folder / "summary.csv"
-    if not summary.is_file():
-        raise DataError(f"{summary}: expected the table of a finished experiment, found none; run snakemake first")
-    with summary.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(folder)
     columns = [column for column in COLUMNS if rows and column in rows[0]]
-    table = [list(columns)] + [[_short(row[column]) for column in columns] for row in rows]
-    widths = [max(len(line[k]) for line in table) for k in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    lines = _aligned([list(columns)] + [[_short(row[column]) for column in columns] for row in rows])
     places = {
-        "table": summary,
+        "table": folder / "summary.csv",
         "per scan": folder / "per_scan.csv",
         "clouds": folder / "*/fused/*.ply",
         "pictures": folder / "figures",
@@ -50,6 +70,19 @@ def text(folder: Path) -> str:
     }
     found = {name: path for name, path in places.items() if "*" in str(path) or path.exists()}
     return "\n".join(["", *lines, "", *(f"{name:9} {path}" for name, path in found.items())])
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    summary = folder / "summary.csv"
+    if not summary.is_file():
+        raise DataError(f"{summary}: expected the table of a finished experiment, found none; run snakemake first")
+    with summary.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
 
 
 def _short(cell: str) -> str:

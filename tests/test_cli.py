@@ -132,6 +132,14 @@ def test_help_and_argument_errors_import_nothing_that_computes():
     assert done.returncode == 0, done.stderr
 
 
+def test_show_of_several_experiments_prints_mean_and_spread(tmp_path, capsys):
+    for seed, value in enumerate((1.0, 2.0, 6.0)):
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}" / "summary.csv").write_text(f"model,overall\nteacher,{value}\n")
+    assert cli.main(["show", *(str(tmp_path / f"seed{seed}") for seed in range(3))]) == 0
+    assert "teacher  3.000 +- 2.646" in capsys.readouterr().out
+
+
 def test_show_prints_the_table_and_the_places_that_exist(tmp_path, capsys):
     (tmp_path / "summary.csv").write_text("model,overall,extra\nteacher,2.12345,9\nround1,,9\n")
     (tmp_path / "figures").mkdir()
