@@ -218,14 +218,13 @@ def fit(
             {"learning_rate": schedule.rate(step), "gradient_norm": float(norm), **values},
         )
         bar.update()
-        bar.set_postfix(loss=f"{sum(window) / len(window):.4f}")
+        rate = (done - first) / (time.monotonic() - started)
+        ends = time.strftime("%H:%M:%S", time.localtime(time.time() + (schedule.steps - done) / rate))
+        bar.set_postfix(loss=f"{sum(window) / len(window):.4f}", ends=ends, refresh=False)
         if done % schedule.steps_per_epoch == 0:
             held = validate(done)
             network.train()
-            rate = (done - first) / (time.monotonic() - started)
             if bar.disable:
-                left = (schedule.steps - done) / rate
-                ends = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
                 print(
                     f"{label}: epoch {done // schedule.steps_per_epoch}/{schedule.epochs}  "
                     f"loss {sum(window) / len(window):.4f}"

@@ -26,7 +26,7 @@ def reconstruction_loss(
     best_sources: int | None,
     ssim_weight: float,
     smoothness_weight: float,
-    read_out: ReadOut = "expectation",
+    read_out: ReadOut,
 ) -> dict[str, Tensor]:
     """Eq. 3, summed over the levels; `loss` and its terms, each a scalar.
 
@@ -75,6 +75,22 @@ def reconstruction_loss(
             totals["smoothness"] = totals.get("smoothness", depth.new_zeros(())) + rough
             totals["loss"] = totals["loss"] + smoothness_weight * rough
     return totals
+
+
+def photometric_error(levels: Sequence[LevelOutput], group: ViewGroup, read_out: ReadOut) -> Tensor:
+    """The photometric term of eq. 3 over all sources: one scale for models, whatever they were trained on."""
+    terms = reconstruction_loss(
+        levels,
+        group,
+        photometric_weight=1.0,
+        featuremetric_weight=0.0,
+        feature_gradient=False,
+        best_sources=None,
+        ssim_weight=0.0,
+        smoothness_weight=0.0,
+        read_out=read_out,
+    )
+    return terms["photometric"]
 
 
 def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) -> Float[Tensor, ""]:

@@ -42,7 +42,7 @@ def train(
     from kdmvs.formats.atomic import replacing
     from kdmvs.networks.table import build
     from kdmvs.scans import Scan, ViewGroups
-    from kdmvs.training import Schedule, fit
+    from kdmvs.training import Schedule, fit, split
 
     digest = code_digest(stage)
     key = resume_key(settings.canonical(), digest, [*scan, *(label or [])])
@@ -59,7 +59,7 @@ def train(
     )
     name = stage.rsplit(".", 1)[1]
     if samples.left_out:
-        print(f"{name}: {samples.left_out} views left out (without neighbours or without a labelled pixel)")
+        print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
     if not len(samples):
         reason = (
             "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
@@ -70,7 +70,7 @@ def train(
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")
     network = build(**description)
-    count = max(1, round(len(samples) * (1 - chosen.validation_share)))
+    count = max(1, len(split(samples, chosen.validation_share)[0]))
     schedule = Schedule(
         epochs=chosen.epochs,
         steps_per_epoch=chosen.steps_per_epoch or -(-count // chosen.batch),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdmvs.config import StudentSettings, TeacherLossSettings
+from kdmvs.config import StudentSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,18 +18,16 @@ if TYPE_CHECKING:
 def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Path, metrics: Path) -> None:
     """Write the student's checkpoint and its metrics per step; validation adds the photometric loss (eq. 3)."""
     from kdmvs.losses.distillation import distillation_loss
-    from kdmvs.losses.reconstruction import reconstruction_loss
+    from kdmvs.losses.reconstruction import photometric_error
     from kdmvs.stages.fitting import train
-
-    plain = TeacherLossSettings(featuremetric_weight=0.0).model_dump()
 
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         assert sample.label is not None
         return distillation_loss(levels, sample.label, **settings.loss.model_dump())
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
-        seen = reconstruction_loss(levels, sample.group, read_out=settings.network.read_out, **plain)
-        return {**loss(levels, sample), "photometric": seen["photometric"]}
+        seen = photometric_error(levels, sample.group, settings.network.read_out)
+        return {**loss(levels, sample), "photometric": seen}
 
     train(
         settings,

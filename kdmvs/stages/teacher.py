@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -> None:
-    """Write the teacher's checkpoint and its metrics per step; no ground truth is read."""
-    from kdmvs.losses.reconstruction import reconstruction_loss
+    """Write the teacher's checkpoint and its metrics per step; no ground truth is read.
+
+    Validation says the loss that is trained, and `photometric` over all sources as a student's validation does.
+    """
+    from kdmvs.losses.reconstruction import photometric_error, reconstruction_loss
     from kdmvs.stages.fitting import train
 
     choices = {"read_out": settings.network.read_out, **settings.loss.model_dump()}
@@ -25,13 +28,17 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         return reconstruction_loss(levels, sample.group, **choices)
 
+    def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
+        seen = photometric_error(levels, sample.group, settings.network.read_out)
+        return {**loss(levels, sample), "photometric": seen}
+
     train(
         settings,
         stage="kdmvs.stages.teacher",
         scan=scan,
         label=None,
         loss=loss,
-        validation_loss=loss,
+        validation_loss=validation_loss,
         out=out,
         metrics=metrics,
     )

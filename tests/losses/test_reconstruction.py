@@ -16,7 +16,8 @@ from tests.views import camera, plane_group, stacked
 
 
 def reconstruction_loss(levels, group, **choices):
-    return reconstruction.reconstruction_loss(levels, group, **TeacherLossSettings(**choices).model_dump())
+    settings = TeacherLossSettings(**choices).model_dump()
+    return reconstruction.reconstruction_loss(levels, group, read_out="expectation", **settings)
 
 
 def certain(depth: torch.Tensor, features: torch.Tensor | None = None) -> LevelOutput:
@@ -67,6 +68,13 @@ def test_the_mean_runs_over_the_pixels_that_a_source_sees():
     expected = (seen[0].sum() + seen[1].sum()) / (seen[0] | seen[1]).sum()
     found = reconstruction_loss([certain(depth)], replace(group, images=images))["loss"]
     torch.testing.assert_close(found, expected)
+
+
+def test_the_photometric_error_of_validation_counts_all_sources_whatever_trained_the_model():
+    group, depth = plane_group()
+    seen = reconstruction.photometric_error([certain(depth)], group, "expectation")
+    torch.testing.assert_close(seen, reconstruction_loss([certain(depth)], group)["photometric"])
+    assert seen > reconstruction_loss([certain(depth)], group, best_sources=1)["photometric"]
 
 
 def test_levels_add_up():
