@@ -3,7 +3,7 @@
 # make check  lint, format, types, import contract, workflow lint, tests
 # make fix    format everything, write the generated pages
 # make seeds  the demo and its control with three seeds, mean and spread
-# make bench  the benchmarks      make photographs  the workflow on real photographs      make clean  drop results
+# make photographs  the workflow on real photographs      make clean  drop results
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu make setup   takes the small CPU build of PyTorch on Linux
 SHELL := bash
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs seeds setup test check lint fix bench clean
+.PHONY: demo photographs seeds setup test check lint fix clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
@@ -54,9 +54,6 @@ fix: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 	$(BIN)/python -m kdmvs.config_page
-
-bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python "$$script"; done
 
 clean:
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -r {} +
