@@ -154,7 +154,10 @@ def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
                 raise SettingsError(f"--set {change}: {part} is a value, not a section")
-        inner[last] = yaml.safe_load(value)
+        try:
+            inner[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {change}: expected YAML, found {' '.join(str(error).split())}") from None
     return parse(kind, values, where)
 
 

@@ -20,6 +20,11 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Channels = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=32, multiple_of=32)]
+"""Of an image, in pixels: three halvings at a quarter of the resolution."""
+Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
 class Settings(BaseModel):
@@ -39,7 +44,7 @@ class SyntheticSettings(Settings):
     seed: int = Field(0, ge=0, description="Seed of the scenes; a scan's own seed follows from this and its name.")
     views: int = Field(9, ge=3, description="Views per scan.")
     lights: int = Field(3, ge=1, le=7, description="Light conditions per scan (DTU has 7); light 0 is the default.")
-    image_size: tuple[int, int] = Field((128, 160), description="Height and width in pixels; multiples of 32.")
+    image_size: tuple[Side, Side] = Field((128, 160), description="Height and width in pixels; multiples of 32.")
     reference_points: int = Field(60000, ge=1000, description="Points of the reference cloud of a scan.")
 
 
@@ -54,7 +59,7 @@ class MvsnetSettings(Settings):
         "larger than the first.",
     )
     planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
-    image_size: tuple[int, int] | None = Field(
+    image_size: tuple[Side, Side] | None = Field(
         None,
         description="Resize to cover this height and width (pixels), then crop the centre; none keeps the size "
         "but crops to multiples of 32.",
@@ -68,7 +73,9 @@ class CasMVSNetSettings(Settings):
     """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
 
     name: Literal["casmvsnet"] = "casmvsnet"
-    hypotheses: tuple[int, int, int] = Field((48, 32, 8), description="Depth hypotheses per level, multiples of 8.")
+    hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
+        (48, 32, 8), description="Depth hypotheses per level, multiples of 8."
+    )
     interval_ratios: tuple[Positive, Positive, Positive] = Field(
         (4.0, 1.0, 0.5),
         description="Spacing of a level's hypotheses in base intervals; the first level spans the whole range. The "
@@ -78,7 +85,7 @@ class CasMVSNetSettings(Settings):
         192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
     )
     feature_channels: int = Field(8, ge=1, description="Channels of the finest features; 16 and 32 follow for 8.")
-    regulariser_channels: tuple[int, int, int] = Field(
+    regulariser_channels: tuple[Channels, Channels, Channels] = Field(
         (8, 8, 8), description="Base channels of the cost regularisation per level."
     )
     extra_convolution: bool = Field(
@@ -108,7 +115,7 @@ class TeacherLossSettings(Settings):
     best_sources: int | None = Field(
         None, ge=1, description="Per pixel, only the k sources with the least error count; none: all (eq. 3)."
     )
-    ssim_weight: float = Field(0.0, ge=0, description="Weight of 1 - SSIM (3x3), per level; the paper has none.")
+    ssim_weight: float = Field(0.0, ge=0, description="Weight of (1 - SSIM) / 2 (3x3), per level; the paper has none.")
     smoothness_weight: float = Field(
         0.0, ge=0, description="Weight of the edge-aware smoothness of relative depth; the paper has none."
     )
@@ -122,7 +129,7 @@ class StudentLossSettings(Settings):
         description="Pseudo probability of a hypothesis: the Gaussian's mass in its bin, the normalised density, or "
         "the paper's literal SoftMax of P(d_k), which is almost uniform.",
     )
-    variance_floor: tuple[float, float, float] = Field(
+    variance_floor: tuple[NotNegative, NotNegative, NotNegative] = Field(
         (0.36, 0.36, 0.36),
         description="Least variance of a label per level, in squared hypothesis spacings of that level.",
     )
@@ -157,10 +164,10 @@ class OptimiserSettings(Settings):
     validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the samples kept out of training for the self-supervised validation loss."
     )
-    crop: tuple[int, int] | None = Field(
+    crop: tuple[Side, Side] | None = Field(
         None, description="Height and width of a random crop of every training sample (multiples of 32); none: whole."
     )
-    seed: int = Field(0, ge=0, description="Seed of weights, sample order, lights and crops.")
+    seed: int = Field(0, ge=0, description="Seed of weights, sample order and crops.")
 
 
 class TeacherOptimiserSettings(OptimiserSettings):
@@ -199,6 +206,11 @@ class InferenceSettings(Settings):
     """Depth and confidence of every view of a scan."""
 
     views: int = Field(5, ge=2, description="N: the reference and its N - 1 best sources (paper 4.2).")
+    network: CasMVSNetSettings = Field(
+        CasMVSNetSettings(),
+        description="Network of a checkpoint that does not say its own, as the published ones; the released KD-MVS "
+        "student needs `extra_convolution: true, read_out: winner`.",
+    )
     confidence: Literal["four_bins", "maximum"] = Field(
         "four_bins", description="Confidence of a level: mass of four hypotheses (CasMVSNet) or the largest."
     )
@@ -289,6 +301,20 @@ class ScansSettings(Settings):
 T = TypeVar("T", TeacherSettings, StudentSettings)
 
 
+RuleName = Literal[
+    "prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
+    "summarise",
+]  # fmt: skip
+
+
+class RuleResources(Settings):
+    """What a rule asks for, where it differs from the rule's own; never part of the numbers."""
+
+    gpu: int | None = Field(None, ge=0, description="GPUs of a job.")
+    threads: int | None = Field(None, ge=1, description="Cores of a job.")
+    mem_mb: int | None = Field(None, ge=1, description="Memory of a job in MB; doubled with every retry.")
+
+
 class RunSettings(Settings):
     """The choices of a run: what `config.yaml` may hold."""
 
@@ -302,7 +328,8 @@ class RunSettings(Settings):
         1,
         ge=1,
         description="Scans handled by one job, so that its start is paid once (above 1: also started anew together). "
-        "Choose it before the first run: another number makes everything stale.",
+        "Choose it before the first run: another number makes everything stale. A scan that fails takes the "
+        "finished ones of its job with it; with 1 nothing finished is lost.",
     )
     dataset: DatasetSettings
     scans: ScansSettings
@@ -314,7 +341,7 @@ class RunSettings(Settings):
     fusion: FusionSettings = FusionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     figures: FigureSettings = FigureSettings()
-    resources: dict[str, dict[str, int]] = Field(
+    resources: dict[RuleName, RuleResources] = Field(
         {}, description="Per rule: gpu, mem_mb, threads; never part of the numbers."
     )
     pathvars: dict[str, str] = Field({}, description="Snakemake's own folder variables.")
@@ -354,7 +381,7 @@ class RunSettings(Settings):
     def control_settings(self) -> TeacherSettings:
         """The teacher's settings with at least as many optimiser steps as teacher and students together."""
         teacher, student = self.teacher.optimiser, self.student.optimiser
-        epochs = teacher.epochs + self.rounds * student.epochs
+        epochs = teacher.epochs + -(-self.rounds * student.epochs * teacher.batch // student.batch)
         if teacher.steps_per_epoch and student.steps_per_epoch:
             steps = teacher.epochs * teacher.steps_per_epoch + self.rounds * student.epochs * student.steps_per_epoch
             epochs = -(-steps // teacher.steps_per_epoch)

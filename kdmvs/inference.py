@@ -10,9 +10,7 @@ from kdmvs.types import ConfidenceKind, DepthMap, ReadOut, ViewGroup
 
 
 @torch.no_grad()
-def infer(
-    network: nn.Module, group: ViewGroup, *, confidence: ConfidenceKind = "four_bins", precision: str = "float32"
-) -> DepthMap:
+def infer(network: nn.Module, group: ViewGroup, *, confidence: ConfidenceKind, precision: str) -> DepthMap:
     """Depth of the reference views of a batched group, with the product of the levels' confidences (paper 3.2).
 
     Coarser confidences are enlarged bilinearly without aligned corners. The network's mode is the caller's business:

@@ -41,7 +41,7 @@ def fit(
 
 
 def spread(
-    label: PseudoLabel, hypotheses: Float[Tensor, "b d h w"], target: Target = "bin_mass", variance_floor: float = 0.0
+    label: PseudoLabel, hypotheses: Float[Tensor, "b d h w"], target: Target, variance_floor: float
 ) -> tuple[Float[Tensor, "b d h w"], Bool[Tensor, "b h w"]]:
     """The pseudo probability P(d_k) of a label on given hypotheses, and where it may be learned from.
 

@@ -1,6 +1,6 @@
 """One training loop for teacher, student and baseline: any module, any loss, exact resume.
 
-Everything random is a function of the seed and of the step: the sample order here, lights and crops in the dataset. A
+Everything random is a function of the seed and of the step: the sample order here, crops in the dataset. A
 run that was stopped goes on from its last saved step and ends with the same weights, bit for bit on a CPU.
 """
 
@@ -10,7 +10,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from kdmvs import checkpoints, device
-from kdmvs.errors import DataError, TrainingError
+from kdmvs.errors import DataError, KdmvsError, TrainingError
 from kdmvs.scans import Sample, collate
 
 Loss = Callable[[Any, Sample], dict[str, Tensor]]
@@ -74,7 +74,7 @@ class Schedule:
 class Stream(Sampler[list[int]]):
     """Batches of an endless stream of permutations, from a step on; no sample is repeated or left out in a pass.
 
-    Pass p of sample i is the index p * len + i, so that the dataset draws its light and crop anew in every pass.
+    Pass p of sample i is the index p * len + i, so that the dataset draws its crop anew in every pass.
     """
 
     def __init__(self, length: int, batch: int, first: int, last: int, seed: int) -> None:
@@ -99,18 +99,21 @@ class Stream(Sampler[list[int]]):
 def split(samples: Samples, share: float) -> tuple[list[int], list[int]]:
     """Indices for training and for validation; a reference view is on one side with all its lights.
 
-    The choice is spread evenly over the views, the first view of every 1/share going to validation.
+    The choice is spread evenly over the views, the last of every 1/share going to validation, and at least one where
+    a share is asked for and there are two.
     """
     if share == 0:
         return list(range(len(samples))), []
     references = sorted({samples.name(i).rsplit("/", 1)[0] for i in range(len(samples))})
     held = {name for k, name in enumerate(references) if int((k + 1) * share) > int(k * share)}
+    if not held and len(references) > 1:
+        held = {references[-1]}
     training = [i for i in range(len(samples)) if samples.name(i).rsplit("/", 1)[0] not in held]
     validation = [i for i in range(len(samples)) if samples.name(i).rsplit("/", 1)[0] in held]
     return training, validation
 
 
-class Chosen(Dataset[Sample]):
+class Chosen(Dataset[Sample | KdmvsError]):
     """Some samples of a dataset; an index beyond the length is the same sample in a later pass."""
 
     def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
@@ -119,9 +122,27 @@ class Chosen(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | KdmvsError:
+        """The sample, or the user's error: raised in a loader's process it would reach ours inside a traceback."""
         lap, place = divmod(index, len(self.indices))
-        return self.samples[lap * len(self.samples) + self.indices[place]]
+        try:
+            return self.samples[lap * len(self.samples) + self.indices[place]]
+        except KdmvsError as error:
+            return error
+
+
+def collate_or_error(found: Sequence[Sample | KdmvsError]) -> Sample | KdmvsError:
+    """A batch, or the first error among its samples."""
+    error = next((item for item in found if isinstance(item, KdmvsError)), None)
+    return error or collate([item for item in found if isinstance(item, Sample)])
+
+
+def batches(loader: Iterable[Sample | KdmvsError]) -> Iterator[Sample]:
+    """The batches of a loader; an error among them is raised here."""
+    for batch in loader:
+        if isinstance(batch, KdmvsError):
+            raise batch
+        yield batch
 
 
 def fit(
@@ -149,6 +170,7 @@ def fit(
         raise DataError(f"{label}: expected samples to train on, found none; add scans or lower validation_share")
     here = device.choose()
     network.to(here)
+    precision = device.training_precision(schedule.precision, here)
     optimiser = torch.optim.Adam(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.999)
     )
@@ -167,7 +189,7 @@ def fit(
     loader = DataLoader(
         chosen,
         batch_sampler=Stream(len(chosen), schedule.batch, first, schedule.steps, schedule.seed),
-        collate_fn=collate,
+        collate_fn=collate_or_error,
         num_workers=device.workers(here),
         pin_memory=here.type == "cuda",
     )
@@ -179,7 +201,7 @@ def fit(
     def validate(step: int) -> dict[str, float]:
         if not validation:
             return {}
-        terms = mean_loss(network, validation_loss or loss, samples, validation, schedule)
+        terms = mean_loss(network, validation_loss or loss, samples, validation, schedule.batch, precision)
         log.write(step, step // schedule.steps_per_epoch, "validation", terms)
         return terms
 
@@ -192,12 +214,12 @@ def fit(
     )
     network.train()
     window: list[float] = []
-    for step, batch in enumerate(loader, start=first):
+    for step, batch in enumerate(batches(loader), start=first):
         batch = batch.to(here)
         for parameters in optimiser.param_groups:
             parameters["lr"] = schedule.rate(step)
         optimiser.zero_grad(set_to_none=True)
-        with device.autocast(schedule.precision, here, training=True):
+        with device.autocast(precision, here):
             levels = network(batch.group)
         terms = loss(levels, batch)
         terms["loss"].backward()
@@ -252,16 +274,16 @@ def fit(
 
 @torch.no_grad()
 def mean_loss(
-    network: nn.Module, loss: Loss, samples: Samples, indices: Sequence[int], schedule: Schedule
+    network: nn.Module, loss: Loss, samples: Samples, indices: Sequence[int], batch_size: int, precision: str
 ) -> dict[str, float]:
     """Means of a loss and its terms over some samples, the network in evaluation mode."""
     here = device.choose()
     network.eval()
-    loader = DataLoader(Chosen(samples, indices), batch_size=schedule.batch, collate_fn=collate)
+    loader = DataLoader(Chosen(samples, indices), batch_size=batch_size, collate_fn=collate_or_error)
     totals: dict[str, float] = {}
-    for batch in loader:
+    for batch in batches(loader):
         batch = batch.to(here)
-        with device.autocast(schedule.precision, here):
+        with device.autocast(precision, here):
             levels = network(batch.group)
         for name, term in loss(levels, batch).items():
             totals[name] = totals.get(name, 0.0) + float(term) * len(batch.group.name)

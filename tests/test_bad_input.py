@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdmvs import config
+from kdmvs import cli, config
 from kdmvs.config import MvsnetSettings
 from kdmvs.errors import KdmvsError, SettingsError
 from kdmvs.formats.image import read_image, write_image
@@ -135,13 +135,9 @@ def test_a_scan_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
         prepare.run(MvsnetSettings(root=str(tmp_path)), ["nowhere"], [tmp_path / "out" / "scan.json"])
 
 
-def test_sizes_that_are_no_multiples_of_32_are_refused_and_nothing_is_written(
-    tmp_path: Path, plane_folder: Path
-) -> None:
-    settings = MvsnetSettings(root=str(plane_folder.parent), image_size=(64, 90))
-    with pytest.raises(KdmvsError, match="multiple of 32, found 64 x 90"):
-        prepare.run(settings, ["plane"], [tmp_path / "out" / "scan.json"])
-    assert not (tmp_path / "out").exists()
+def test_sizes_that_are_no_multiples_of_32_are_refused_before_anything_is_read() -> None:
+    with pytest.raises(SettingsError, match=r"image_size.1: .*multiple of 32, found 90"):
+        config.parse(MvsnetSettings, {"root": "photos", "image_size": (64, 90)}, "dataset")
 
 
 def test_names_and_outputs_must_pair_up(tmp_path: Path) -> None:
@@ -174,3 +170,38 @@ def test_a_mvsnet_folder_may_be_a_scan_that_was_prepared_before(tmp_path: Path) 
     assert second.digest == first.digest
     shutil.rmtree(tmp_path / "photos")
     use(second)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_command_line_says_it_in_one_line_with_what_to_do_and_ends_with_code_2(
+    tmp_path: Path, plane_folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, expected = BROKEN[name]
+    shutil.copytree(plane_folder, tmp_path / "photos" / "bad")
+    damage(tmp_path / "photos" / "bad")
+    settings = MvsnetSettings(root=str(tmp_path / "photos")).canonical()
+    code = cli.main(["prepare", "--settings", settings, "--name", "bad", "--out", str(tmp_path / "bad" / "scan.json")])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdmvs")]
+    assert code == 2
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert any(word in lines[0] for word in ("expected", "promises", "names"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["teacher", "--scan", "nowhere/scan.json", "--out", "out.pt", "--metrics", "metrics.csv"],
+        ["infer", "--checkpoint", "nowhere.pt", "--scan", "nowhere", "--out", "out.h5"],
+        ["check", "--scan", "nowhere", "--depth", "nowhere.h5", "--out", "out.h5"],
+        ["check", "--set", "reprojection_px=[1", "--scan", "a", "--depth", "b", "--out", "c"],
+        ["infer", "--checkpoint", "a.pt", "--scan", "a", "b", "--out", "c"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:3]),
+)
+def test_inputs_that_are_not_there_end_in_one_line_and_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

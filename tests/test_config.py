@@ -127,6 +127,8 @@ def other_value(value: object) -> object:
         case None:
             return 2
         case tuple():
+            if all(isinstance(part, int) and part % 8 == 0 for part in value):
+                return tuple(part + 32 for part in value)  # sides and hypotheses come in eights or thirty-twos
             return tuple(other_value(part) for part in value)
         case int():
             return value + 1
@@ -161,3 +163,23 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
 def test_a_setting_of_one_stage_is_in_the_string_of_no_other():
     before, after = run(), run(fusion={"confidence": 0.5})
     assert [rule for rule in RULES if before.settings_of(rule) != after.settings_of(rule)] == ["fuse"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"teacher": {"network": {"hypotheses": [10, 8, 8]}}}, "teacher.network.hypotheses"),
+        ({"teacher": {"optimiser": {"crop": [100, 100]}}}, "teacher.optimiser.crop"),
+        ({"dataset": {"kind": "synthetic", "image_size": [128, -32]}}, "dataset.image_size"),
+        ({"student": {"loss": {"variance_floor": [-1, 0, 0]}}}, "student.loss.variance_floor"),
+        ({"resources": {"trainer": {"gpu": 3}}}, "resources.trainer"),
+        ({"resources": {"teacher": {"gpus": 3}}}, "resources.teacher.gpus"),
+        ({"consistency": {"sources": 2, "least_votes": 3}}, "least_votes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_that_would_fail_hours_later_is_refused_before_the_run(section, key):
+    with pytest.raises(SettingsError) as caught:
+        run(**section)
+    assert key in str(caught.value)
+    assert "\n" not in str(caught.value)

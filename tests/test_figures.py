@@ -322,7 +322,7 @@ def metrics(steps: int, terms: tuple[str, ...], validation: bool) -> pd.DataFram
     training |= {"loss": 1 + 5 / step} | {name: (k + 1) / step for k, name in enumerate(terms)}
     table = pd.DataFrame(training)
     if validation:
-        held = {"step": [0, 50, 100], "epoch": [0, 1, 2], "split": "validation", "photometric": [0.5, 0.3, 0.2]}
+        held = {"step": [0, 50, 100], "epoch": [0, 1, 2], "split": "validation", "photometric_all": [0.5, 0.3, 0.2]}
         table = pd.concat([table, pd.DataFrame(held)])
     return table
 

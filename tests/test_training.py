@@ -138,6 +138,23 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(tmp_path):
         fit(Network(), broken, Pictures(), schedule(), progress=tmp_path)
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_sample_is_one_line_with_and_without_a_loader_process(tmp_path, monkeypatch, workers):
+    class Damaged(Pictures):
+        def __getitem__(self, index):
+            raise FormatError("images/7.png: expected an image, found half of one; copy it again")
+
+    monkeypatch.setenv("KDMVS_WORKERS", workers)
+    with pytest.raises(FormatError) as caught:
+        fit(Network(), loss, Damaged(), schedule(), progress=tmp_path)
+    assert str(caught.value) == "images/7.png: expected an image, found half of one; copy it again"
+
+
+def test_a_share_that_rounds_to_nothing_still_keeps_a_view_for_validation():
+    held_in, held_out = split(Pictures(), 0.01)
+    assert (len(held_in), len(held_out)) == (22, 2)
+
+
 def test_no_sample_to_train_on_is_said(tmp_path):
     with pytest.raises(DataError, match="expected samples to train on, found none"):
         fit(Network(), loss, Pictures(0), schedule(), progress=tmp_path)
@@ -157,7 +174,7 @@ def test_training_on_a_cpu_in_bfloat16_falls_back_to_float32_and_says_so(tmp_pat
         pytest.skip("a GPU trains in bfloat16")
     plain = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "1")
     fallen = fit(Network(), loss, Pictures(), schedule(precision="bfloat16"), progress=tmp_path / "2")
-    assert "not safe on a CPU" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("not safe on a CPU") == 1
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(fallen), strict=True))
 
 

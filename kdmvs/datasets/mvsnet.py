@@ -7,6 +7,7 @@ crop the centre), and depth maps and masks are read at the prepared image's pixe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,14 +121,21 @@ def convert(
     ids = sorted(pairs.keys() | (images.keys() & cameras.keys()))
     for i in ids:
         if i not in images:
-            raise DataError(f"{origin / 'images'}: expected an image of view {i}, which pair.txt names, found none")
+            raise DataError(
+                f"{origin / 'images'}: expected an image of view {i}, which pair.txt names, found none; "
+                f"add it or take view {i} out of pair.txt"
+            )
         if i not in cameras:
-            raise DataError(f"{origin / 'cams'}: expected {i:08d}_cam.txt, since pair.txt names view {i}, found none")
+            raise DataError(
+                f"{origin / 'cams'}: expected {i:08d}_cam.txt, since pair.txt names view {i}, found none; "
+                f"add it or take view {i} out of pair.txt"
+            )
     pairs = read_pair(origin / "pair.txt", known=ids)
     photos = {i: _size(images[i]) for i in ids}
     read = {i: read_cam(cameras[i], depth_line, planes) for i in ids}
     for i in ids:
         _check_size(images[i], photos[i], read[i][0], photos)
+    _check_same_camera_same_size(images, photos, {i: read[i][0] for i in ids})
     size = image_size or _common_size(origin, list(photos.values()))
     number = {i: k for k, i in enumerate(ids)}
     with writing(folder, name=name, unit="scan unit", size=(size[0], size[1])) as out:
@@ -195,6 +203,23 @@ def _check_size(
             f"{path}: expected an image of about {median[1]:g} x {median[0]:g} (width x height) as the scan's others, "
             f"found {size[1]} x {size[0]}"
         )
+
+
+def _check_same_camera_same_size(
+    images: dict[int, Path], sizes: dict[int, tuple[int, int]], intrinsics: dict[int, Float64[np.ndarray, "3 3"]]
+) -> None:
+    """Refuse a photo of another size than the other photos with the very same intrinsic matrix."""
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for i, K in intrinsics.items():
+        alike.setdefault(tuple(K.ravel().tolist()), []).append(i)
+    for views in alike.values():
+        common = Counter(sizes[i] for i in views).most_common(1)[0][0]
+        odd = next((i for i in views if sizes[i] != common), None)
+        if odd is not None:
+            raise DataError(
+                f"{images[odd]}: expected {common[1]} x {common[0]} (width x height) as the other photos with the same "
+                f"intrinsic matrix, found {sizes[odd][1]} x {sizes[odd][0]}; give the photo its own camera or its size"
+            )
 
 
 def _common_size(origin: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:

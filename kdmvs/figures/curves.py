@@ -60,7 +60,7 @@ def curve_figure(models: Sequence[Curves]) -> Figure:
     where a model has it.
     """
     (width, height), left, above = PANEL, LEFT, ABOVE
-    errors = [model.part("validation", "photometric") for model in models]
+    errors = [model.part("validation", "photometric_all") for model in models]
     validated = [k for k, values in enumerate(errors) if len(values)]
     rows, columns = 3 if validated else 2, max(len(models), 2)
     with matplotlib.rc_context(STYLE):

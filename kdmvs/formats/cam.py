@@ -46,7 +46,7 @@ def read_cam(
     check_intrinsic(path, K)
     if len(lines) == 9:
         raise FormatError(f"{path}: expected a depth line (depth_min interval number depth_max), found none; a scan "
-                          "without depth range cannot be used")  # fmt: skip
+                          "without depth range cannot be used; add one from the sparse points")  # fmt: skip
     if len(lines) > 10:
         raise FormatError(f"{path} line {lines[10][0]}: expected the end after the depth line, found `{lines[10][1]}`")
     number, text = lines[9]
@@ -80,7 +80,7 @@ def check_intrinsic(path: Path, K: Float64[np.ndarray, "3 3"]) -> None:
         found = " / ".join(_row(row) for row in K)
         raise FormatError(
             f"{path}: expected an intrinsic matrix [fx s cx; 0 fy cy; 0 0 1] with fx, fy > 0, found {found}, "
-            f"determinant {np.linalg.det(K):g}"
+            f"determinant {np.linalg.det(K):g}; write the camera again"
         )
 
 
@@ -97,7 +97,7 @@ def _check_extrinsic(path: Path, cam_from_world: Float64[np.ndarray, "4 4"]) -> 
     if error > ROTATION_TOLERANCE or determinant < 0:
         raise FormatError(
             f"{path}: expected a rotation in the extrinsic matrix, found one with determinant {determinant:g} that is "
-            f"{error:g} off orthogonal"
+            f"{error:g} off orthogonal; write the camera again"
         )
 
 

@@ -83,7 +83,9 @@ def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
     for start, end in ENDS.items():
         if data.startswith(start) and end not in data[-END_WITHIN:]:
-            raise FormatError(f"{path}: expected a whole image, found one that ends early after {len(data)} bytes")
+            raise FormatError(
+                f"{path}: expected a whole image, found one that ends early after {len(data)} bytes; copy it again"
+            )
     values = None
     if data:
         try:

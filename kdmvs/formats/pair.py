@@ -66,7 +66,8 @@ def _list(path: Path, number: int, text: str, view: int) -> list[tuple[int, floa
     promised = _integer(path, number, words[0], "the number of neighbours")
     if len(words) != 1 + 2 * promised:
         raise FormatError(
-            f"{path} line {number}: view {view} promises {promised} neighbours, lists {(len(words) - 1) / 2:g}"
+            f"{path} line {number}: view {view} promises {promised} neighbours, lists {(len(words) - 1) / 2:g}; "
+            "correct the count or the list"
         )
     entries: dict[int, float] = {}
     for neighbour, score in zip(words[1::2], words[2::2], strict=True):

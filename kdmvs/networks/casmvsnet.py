@@ -1,7 +1,8 @@
 """CasMVSNet (Gu et al., CVPR 2020), compatible with the published checkpoints of CasMVSNet and the KD-MVS student.
 
-The forward pass follows shared/spec/networks.md 6.1, 6.2 and 6.4, its peculiarities included, but for one repair: the
-base interval is that of each sample, not of the first sample of the batch.
+The forward pass follows shared/spec/networks.md 6.1, 6.2 and 6.4, its peculiarities included, but for two repairs: the
+base interval is that of each sample, not of the first of the batch; and what is not in front of a camera, a plane
+behind a source or a hypothesis of no positive depth, counts as unseen.
 """
 
 from __future__ import annotations

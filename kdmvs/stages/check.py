@@ -11,8 +11,8 @@ from kdmvs.stages.inputs import check_parallel, open_views_of
 def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out: list[Path]) -> None:
     """Write valid, votes and the moments of the agreeing depths; a view without neighbours validates nothing.
 
-    A view is asked about by its best `sources` neighbours, or by all it has where they are fewer; so are the votes
-    that it needs.
+    A view is asked about by its best `sources` neighbours, or by all it has where they are fewer. Without
+    `least_votes` all that are asked must agree; with it, a view of fewer neighbours validates nothing.
     """
     import torch
     from tqdm import tqdm
@@ -55,7 +55,7 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
                 else:
                     votes = torch.zeros_like(depth_ref, dtype=torch.int64)
                     first = second = torch.zeros_like(depth_ref)
-                needed = min(settings.least_votes or len(sources), len(sources))
+                needed = settings.least_votes or len(sources)
                 valid = validated(confidence, votes, threshold=settings.confidence, least_votes=needed)
                 confident += int((confidence > settings.confidence).sum())
                 agreeing += int((votes >= max(1, needed)).sum())

@@ -45,9 +45,6 @@ def train(
     from kdmvs.training import Schedule, fit, split
 
     digest = code_digest(stage)
-    key = resume_key(settings.canonical(), digest, [*scan, *(label or [])])
-    root = out.with_name(out.name + ".progress")
-    progress = root / key
     chosen = settings.optimiser
     samples = ViewGroups(
         [Scan.open(path) for path in scan],
@@ -67,6 +64,9 @@ def train(
             else "no view with neighbours; look at pair.txt"
         )
         raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
+    manifests = [path / "scan.json" if path.is_dir() else path for path in scan]
+    root = out.with_name(out.name + ".progress")
+    progress = root / resume_key(settings.canonical(), digest, [*manifests, *(label or [])])
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")
     network = build(**description)

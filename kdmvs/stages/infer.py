@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdmvs.config import InferenceSettings
+from kdmvs.stages.inputs import check_parallel
 
 
 def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: list[Path]) -> None:
-    """Write depth and confidence at full resolution; a view without neighbours stays unknown (zeros)."""
+    """Write depth and confidence at full resolution; a view without neighbours stays unknown (zeros).
+
+    Our checkpoints say which network they are of; a published one is taken for `settings.network`.
+    """
     from tqdm import tqdm
 
     from kdmvs import checkpoints, device, storage
@@ -16,8 +20,9 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     from kdmvs.networks.table import build
     from kdmvs.scans import Scan, collate_groups
 
+    check_parallel(scan=scan, out=out)
     content = checkpoints.read(checkpoint)
-    network = build(**content["network"])
+    network = build(**content.get("network", settings.network.model_dump()))
     checkpoints.load_into(network, content, str(checkpoint))
     here = device.choose()
     network.to(here).eval()

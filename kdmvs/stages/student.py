@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Path, metrics: Path) -> None:
-    """Write the student's checkpoint and its metrics per step; validation adds the photometric loss (eq. 3)."""
+    """Write the student's checkpoint and its metrics per step; validation adds `photometric_all`."""
     from kdmvs.losses.distillation import distillation_loss
     from kdmvs.losses.reconstruction import photometric_error
     from kdmvs.stages.fitting import train
@@ -27,7 +27,7 @@ def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Pat
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         seen = photometric_error(levels, sample.group, settings.network.read_out)
-        return {**loss(levels, sample), "photometric": seen}
+        return {**loss(levels, sample), "photometric_all": seen}
 
     train(
         settings,

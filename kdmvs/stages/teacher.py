@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -> None:
     """Write the teacher's checkpoint and its metrics per step; no ground truth is read.
 
-    Validation says the loss that is trained, and `photometric` over all sources as a student's validation does.
+    Validation says the loss that is trained, and `photometric_all`, the same for every model.
     """
     from kdmvs.losses.reconstruction import photometric_error, reconstruction_loss
     from kdmvs.stages.fitting import train
@@ -30,7 +30,7 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         seen = photometric_error(levels, sample.group, settings.network.read_out)
-        return {**loss(levels, sample), "photometric": seen}
+        return {**loss(levels, sample), "photometric_all": seen}
 
     train(
         settings,

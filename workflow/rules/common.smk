@@ -94,16 +94,22 @@ def code(stage):
     return or_stop(code_digest, f"kdmvs.stages.{stage}")
 
 
+def resource_of(rule_name, name, default):
+    """What the configuration says of a rule's resource, or the rule's own."""
+    given = getattr(RUN.resources.get(rule_name), name, None)
+    return default if given is None else given
+
+
 def threads_of(rule_name, default):
-    return RUN.resources.get(rule_name, {}).get("threads", default)
+    return resource_of(rule_name, "threads", default)
 
 
 def gpus_of(rule_name):
-    return RUN.resources.get(rule_name, {}).get("gpu", 1)
+    return resource_of(rule_name, "gpu", 1)
 
 
 def memory_of(rule_name, default):
-    return partial(_memory, RUN.resources.get(rule_name, {}).get("mem_mb", default))
+    return partial(_memory, resource_of(rule_name, "mem_mb", default))
 
 
 def _memory(least, wildcards, attempt):

@@ -1,0 +1,67 @@
+"""Depth and confidence of a network with known levels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kdmvs.inference import infer
+from kdmvs.types import LevelOutput, ViewGroup
+from tests.views import plane_group
+
+
+class Known(nn.Module):
+    """Says three levels of four hypotheses, most certain of the second by 0.7, 0.8 and 0.9."""
+
+    strides = (4, 2, 1)
+
+    def __init__(self, read_out: str = "expectation") -> None:
+        super().__init__()
+        self.read_out = read_out
+
+    def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
+        height, width = group.images.shape[-2:]
+        levels = []
+        for stride, certain in zip(self.strides, (0.7, 0.8, 0.9), strict=True):
+            rest = (1 - certain) / 3
+            probability = torch.tensor([rest, certain, rest, rest]).reshape(1, 4, 1, 1)
+            size = (1, 4, height // stride, width // stride)
+            depths = torch.tensor([500.0, 600.0, 700.0, 800.0]).reshape(1, 4, 1, 1)
+            levels.append(LevelOutput(depths.expand(size), probability.log().expand(size)))
+        return tuple(levels)
+
+
+def test_confidence_is_the_product_of_the_levels_at_full_resolution():
+    group, _ = plane_group()
+    found = infer(Known(), group, confidence="maximum", precision="float32")
+    torch.testing.assert_close(found.confidence, torch.full((1, 64, 96), 0.7 * 0.8 * 0.9))
+
+
+def test_the_mass_of_four_hypotheses_is_all_there_is_of_four():
+    group, _ = plane_group()
+    found = infer(Known(), group, confidence="four_bins", precision="float32")
+    torch.testing.assert_close(found.confidence, torch.ones(1, 64, 96))
+
+
+@pytest.mark.parametrize(("read_out", "depth"), [("expectation", 500 / 30 + 540 + 1500 / 30), ("winner", 600.0)])
+def test_depth_is_read_out_as_the_network_says(read_out, depth):
+    group, _ = plane_group()
+    found = infer(Known(read_out), group, confidence="maximum", precision="float32")
+    torch.testing.assert_close(found.depth, torch.full((1, 64, 96), depth))
+
+
+def test_depth_that_is_not_positive_or_not_finite_is_unknown_and_not_confident():
+    class Broken(Known):
+        def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
+            levels = super().forward(group)
+            wrong = levels[-1].hypotheses.clone()
+            wrong[..., 0, 0] = -5.0
+            wrong[..., 0, 1] = float("nan")
+            return (*levels[:-1], LevelOutput(wrong, levels[-1].logits))
+
+    group, _ = plane_group()
+    found = infer(Broken(), group, confidence="maximum", precision="float32")
+    assert found.depth[0, 0, :2].tolist() == [0.0, 0.0]
+    assert found.confidence[0, 0, :2].tolist() == [0.0, 0.0]
+    assert (found.depth[0, 0, 2:] > 0).all()
