@@ -6,40 +6,27 @@ run that was stopped goes on from its last saved step and ends with the same wei
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kdmvs import checkpoints, device
-from kdmvs.errors import DataError, KdmvsError, TrainingError
-from kdmvs.scans import Sample, collate
+from kdmvs.errors import DataError, TrainingError
+from kdmvs.metrics import MetricsLog
+from kdmvs.sampling import Chosen, Samples, Stream, batches, collate_or_error, split
+from kdmvs.scans import Sample
 
 Loss = Callable[[Any, Sample], dict[str, Tensor]]
 """From the network's levels and a batch to scalars: `loss`, which is minimised, and terms to be written down."""
-
-
-@runtime_checkable
-class Samples(Protocol):
-    """What can be trained on: `kdmvs.scans.ViewGroups`, or anything like it.
-
-    An index beyond the length is the same sample in a later pass; `name` is scan/view/light.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def name(self, index: int) -> str: ...
 
 
 SAVE_EVERY_S = 600.0
@@ -69,80 +56,6 @@ class Schedule:
         """Learning rate of a step: linear warm-up from a third, halved after each milestone (shares of all steps)."""
         warm = 1.0 if step >= self.warmup_steps else 1 / 3 + 2 / 3 * step / self.warmup_steps
         return self.learning_rate * warm * 0.5 ** sum(step >= share * self.steps for share in self.milestones)
-
-
-class Stream(Sampler[list[int]]):
-    """Batches of an endless stream of permutations, from a step on; no sample is repeated or left out in a pass.
-
-    Pass p of sample i is the index p * len + i, so that the dataset draws its crop anew in every pass.
-    """
-
-    def __init__(self, length: int, batch: int, first: int, last: int, seed: int) -> None:
-        self.length, self.batch, self.first, self.last, self.seed = length, batch, first, last, seed
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        current, order = -1, torch.empty(0)
-        for step in range(self.first, self.last):
-            indices = []
-            for position in range(step * self.batch, (step + 1) * self.batch):
-                lap, place = divmod(position, self.length)
-                if lap != current:
-                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + lap)
-                    current, order = lap, torch.randperm(self.length, generator=generator)
-                indices.append(lap * self.length + int(order[place]))
-            yield indices
-
-
-def split(samples: Samples, share: float) -> tuple[list[int], list[int]]:
-    """Indices for training and for validation; a reference view is on one side with all its lights.
-
-    The choice is spread evenly over the views, the last of every 1/share going to validation, and at least one where
-    a share is asked for and there are two.
-    """
-    if share == 0:
-        return list(range(len(samples))), []
-    references = sorted({samples.name(i).rsplit("/", 1)[0] for i in range(len(samples))})
-    held = {name for k, name in enumerate(references) if int((k + 1) * share) > int(k * share)}
-    if not held and len(references) > 1:
-        held = {references[-1]}
-    training = [i for i in range(len(samples)) if samples.name(i).rsplit("/", 1)[0] not in held]
-    validation = [i for i in range(len(samples)) if samples.name(i).rsplit("/", 1)[0] in held]
-    return training, validation
-
-
-class Chosen(Dataset[Sample | KdmvsError]):
-    """Some samples of a dataset; an index beyond the length is the same sample in a later pass."""
-
-    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
-        self.samples, self.indices = samples, list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample | KdmvsError:
-        """The sample, or the user's error: raised in a loader's process it would reach ours inside a traceback."""
-        lap, place = divmod(index, len(self.indices))
-        try:
-            return self.samples[lap * len(self.samples) + self.indices[place]]
-        except KdmvsError as error:
-            return error
-
-
-def collate_or_error(found: Sequence[Sample | KdmvsError]) -> Sample | KdmvsError:
-    """A batch, or the first error among its samples."""
-    error = next((item for item in found if isinstance(item, KdmvsError)), None)
-    return error or collate([item for item in found if isinstance(item, Sample)])
-
-
-def batches(loader: Iterable[Sample | KdmvsError]) -> Iterator[Sample]:
-    """The batches of a loader; an error among them is raised here."""
-    for batch in loader:
-        if isinstance(batch, KdmvsError):
-            raise batch
-        yield batch
 
 
 def fit(
@@ -288,40 +201,3 @@ def mean_loss(
         for name, term in loss(levels, batch).items():
             totals[name] = totals.get(name, 0.0) + float(term) * len(batch.group.name)
     return {name: total / len(indices) for name, total in totals.items()}
-
-
-class MetricsLog:
-    """metrics.csv (one row per step, and per validation) and TensorBoard events of one training."""
-
-    def __init__(self, folder: Path, first: int) -> None:
-        self.path = folder / "metrics.csv"
-        self.rows: list[dict[str, Any]] = []
-        self.written = 0
-        if first and self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
-
-    def write(self, step: int, epoch: int, part: str, values: Mapping[str, float]) -> None:
-        self.rows.append({"step": step, "epoch": epoch, "split": part, **values})
-        for name, value in values.items():
-            self.board.add_scalar(f"{part}/{name}", value, step)
-
-    def flush(self) -> None:
-        """Write all rows; the columns are the union of those of training and validation."""
-        columns: dict[str, None] = {}
-        for row in self.rows:
-            columns.update(dict.fromkeys(row))
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        part.replace(self.path)
-        self.board.flush()
-
-    def close(self) -> None:
-        self.flush()
-        self.board.close()

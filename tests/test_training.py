@@ -10,8 +10,9 @@ from torch import nn
 
 from kdmvs import checkpoints, training
 from kdmvs.errors import DataError, FormatError, TrainingError
+from kdmvs.sampling import Chosen, Stream, split
 from kdmvs.scans import Sample
-from kdmvs.training import Chosen, Schedule, Stream, fit, split
+from kdmvs.training import Schedule, fit
 from kdmvs.types import Camera, ViewGroup
 
 

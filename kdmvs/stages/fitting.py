@@ -41,8 +41,9 @@ def train(
     from kdmvs import checkpoints, device
     from kdmvs.formats.atomic import replacing
     from kdmvs.networks.table import build
+    from kdmvs.sampling import split
     from kdmvs.scans import Scan, ViewGroups
-    from kdmvs.training import Schedule, fit, split
+    from kdmvs.training import Schedule, fit
 
     digest = code_digest(stage)
     chosen = settings.optimiser

@@ -1,0 +1,45 @@
+"""What a training writes down: metrics.csv, one row per step and per validation, and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """metrics.csv (one row per step, and per validation) and TensorBoard events of one training."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self.path = folder / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []
+        self.written = 0
+        if first and self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+
+    def write(self, step: int, epoch: int, part: str, values: Mapping[str, float]) -> None:
+        self.rows.append({"step": step, "epoch": epoch, "split": part, **values})
+        for name, value in values.items():
+            self.board.add_scalar(f"{part}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Write all rows; the columns are the union of those of training and validation."""
+        columns: dict[str, None] = {}
+        for row in self.rows:
+            columns.update(dict.fromkeys(row))
+        part = self.path.with_name(self.path.name + ".part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        part.replace(self.path)
+        self.board.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self.board.close()
