@@ -249,7 +249,8 @@ class FusionSettings(Settings):
     method: Literal["geometric", "gipuma", "dynamic"] = Field(
         "geometric",
         description="Fixed thresholds on reprojection and depth (MVSNet), disparity as fusibile does, or thresholds "
-        "that loosen with the number of agreeing views (D2HC-RMVSNet).",
+        "that loosen with the number of agreeing views (D2HC-RMVSNet), up to 2.5 px and 0.8 % of depth, where "
+        "`least_votes` are enough: ask for more there than with geometric.",
     )
     sources: int = Field(10, ge=1, description="Best sources asked about each pixel (gipuma asks every view).")
     confidence: Share = Field(0.3, description="Least product confidence of a point.")

@@ -48,7 +48,7 @@ for shard in shards(MODELS, evaluation=EVALUATION):
             f"<results>/benchmarks/evaluate/{file_of(shard)}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
-        threads: threads_of("evaluate", 1)
+        threads: threads_of("evaluate", 4)
         resources:
             mem_mb=memory_of("evaluate", 4000),
         params:
