@@ -27,7 +27,8 @@ def test_what_was_written_is_read_in_its_order(tmp_path: Path) -> None:
 
 
 def test_promising_ten_and_listing_nine_is_named_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"pair\.txt line 3: view 12 promises 10 neighbours, lists 9; correct the count or the list$"):
+    message = r"pair\.txt line 3: view 12 promises 10 neighbours, lists 9; correct the count or the list$"
+    with pytest.raises(FormatError, match=message):
         read(tmp_path, f"1\n12\n{NINE}\n")
 
 
