@@ -28,7 +28,6 @@ from kdmvs.scans import Sample
 Loss = Callable[[Any, Sample], dict[str, Tensor]]
 """From the network's levels and a batch to scalars: `loss`, which is minimised, and terms to be written down."""
 
-
 SAVE_EVERY_S = 600.0
 """Seconds between saved states within a long epoch; never part of the numbers."""
 
