@@ -311,9 +311,14 @@ RuleName = Literal[
 class RuleResources(Settings):
     """What a rule asks for, where it differs from the rule's own; never part of the numbers."""
 
-    gpu: int | None = Field(None, ge=0, description="GPUs of a job.")
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs of a job; a training with several runs data-parallel on them."
+    )
     threads: int | None = Field(None, ge=1, description="Cores of a job.")
     mem_mb: int | None = Field(None, ge=1, description="Memory of a job in MB; doubled with every retry.")
+    runtime: int | None = Field(
+        None, ge=1, description="Minutes a job may take on a cluster; doubled with every retry."
+    )
 
 
 class RunSettings(Settings):
@@ -343,7 +348,7 @@ class RunSettings(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     figures: FigureSettings = FigureSettings()
     resources: dict[RuleName, RuleResources] = Field(
-        {}, description="Per rule: gpu, mem_mb, threads; never part of the numbers."
+        {}, description="Per rule: gpus, threads, mem_mb, runtime; never part of the numbers."
     )
     pathvars: dict[str, str] = Field({}, description="Snakemake's own folder variables.")
 
@@ -366,6 +371,23 @@ class RunSettings(Settings):
                 f"control: {missing[0]} is missing while {given} is {steps[given]}; give both, or neither, "
                 "so that the control can train for as many steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _every_gpu_of_a_training_has_a_sample(self) -> RunSettings:
+        batches: dict[RuleName, int] = {
+            "teacher": self.teacher.optimiser.batch,
+            "control": self.teacher.optimiser.batch,
+            "student": self.student.optimiser.batch,
+        }
+        for rule, batch in batches.items():
+            gpus = self.resources.get(rule, RuleResources()).gpus or 0
+            if gpus > max(1, batch):
+                section = "student" if rule == "student" else "teacher"
+                raise ValueError(
+                    f"resources.{rule}.gpus is {gpus}, but a step has {batch} samples; "
+                    f"raise {section}.optimiser.batch or take fewer GPUs"
+                )
         return self
 
     def _steps_per_epoch(self) -> dict[str, int | None]:

@@ -172,8 +172,9 @@ def test_a_setting_of_one_stage_is_in_the_string_of_no_other():
         ({"teacher": {"optimiser": {"crop": [100, 100]}}}, "teacher.optimiser.crop"),
         ({"dataset": {"kind": "synthetic", "image_size": [128, -32]}}, "dataset.image_size"),
         ({"student": {"loss": {"variance_floor": [-1, 0, 0]}}}, "student.loss.variance_floor"),
-        ({"resources": {"trainer": {"gpu": 3}}}, "resources.trainer"),
-        ({"resources": {"teacher": {"gpus": 3}}}, "resources.teacher.gpus"),
+        ({"resources": {"trainer": {"gpus": 3}}}, "resources.trainer"),
+        ({"resources": {"teacher": {"gpu": 1}}}, "resources.teacher.gpu"),
+        ({"resources": {"teacher": {"gpus": 3}}}, "resources.teacher.gpus"),  # one sample per step
         ({"consistency": {"sources": 2, "least_votes": 3}}, "least_votes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -14,7 +14,9 @@ from kdmvs.provenance import code_digest, files_digest
 
 # Jobs find the library from any working directory, and the Python that runs Snakemake; with --sdm conda a rule's own
 # Python stands before it.
+# Its process is named so that a job can end when the Snakemake that runs it is gone (kdmvs.gpu).
 os.environ.update(
+    KDMVS_SCHEDULER=str(os.getpid()),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     PYTHONUNBUFFERED="1",
@@ -104,16 +106,19 @@ def threads_of(rule_name, default):
     return resource_of(rule_name, "threads", default)
 
 
-def gpus_of(rule_name):
-    return resource_of(rule_name, "gpu", 1)
+def resources_of(rule_name, mem_mb, minutes, gpus=0):
+    """The GPUs, memory (MB) and minutes that a job asks for, the last two doubled with every retry.
+
+    Every profile reads these same names: gpu bounds the jobs of a workstation and becomes --gpus on a cluster.
+    """
+    return {
+        "gpu": resource_of(rule_name, "gpus", gpus),
+        "mem_mb": partial(_doubled, resource_of(rule_name, "mem_mb", mem_mb)),
+        "runtime": partial(_doubled, resource_of(rule_name, "runtime", minutes)),
+    }
 
 
-def memory_of(rule_name, default):
-    return partial(_memory, resource_of(rule_name, "mem_mb", default))
-
-
-def _memory(least, wildcards, attempt):
-    """Twice as much with every retry."""
+def _doubled(least, wildcards, attempt):
     return least * 2 ** (attempt - 1)
 
 

@@ -20,8 +20,7 @@ for shard in shards(MODELS, evaluation=EVALUATION):
             "../../envs/kdmvs.yaml"
         threads: threads_of("fuse", 4)
         resources:
-            gpu=gpus_of("fuse"),
-            mem_mb=memory_of("fuse", 8000),
+            **resources_of("fuse", mem_mb=8000, minutes=60 * len(shard.scans), gpus=1),
         params:
             settings=settings("fuse"),
             code=code("fuse"),
@@ -50,7 +49,7 @@ for shard in shards(MODELS, evaluation=EVALUATION):
             "../../envs/kdmvs.yaml"
         threads: threads_of("evaluate", 4)
         resources:
-            mem_mb=memory_of("evaluate", 4000),
+            **resources_of("evaluate", mem_mb=4000, minutes=60 * len(shard.scans)),
         params:
             settings=settings("evaluate"),
             code=code("evaluate"),

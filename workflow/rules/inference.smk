@@ -20,8 +20,7 @@ for shard in shards(MODELS, **EVERY_SCAN):
             "../../envs/kdmvs.yaml"
         threads: threads_of("infer", 8)
         resources:
-            gpu=gpus_of("infer"),
-            mem_mb=memory_of("infer", 8000),
+            **resources_of("infer", mem_mb=8000, minutes=30 * len(shard.scans), gpus=1),
         params:
             settings=settings("infer"),
             code=code("infer"),

@@ -20,8 +20,7 @@ for shard in shards(MODELS, **EVERY_SCAN):
             "../../envs/kdmvs.yaml"
         threads: threads_of("check", 4)
         resources:
-            gpu=gpus_of("check"),
-            mem_mb=memory_of("check", 8000),
+            **resources_of("check", mem_mb=8000, minutes=30 * len(shard.scans), gpus=1),
         params:
             settings=settings("check"),
             code=code("check"),
@@ -55,7 +54,7 @@ for shard in shards(MODELS, training=TRAINING):
             "../../envs/kdmvs.yaml"
         threads: threads_of("encode", 1)
         resources:
-            mem_mb=memory_of("encode", 4000),
+            **resources_of("encode", mem_mb=4000, minutes=15 * len(shard.scans)),
         params:
             settings=settings("encode"),
             code=code("encode"),

@@ -14,7 +14,7 @@ for shard in shards(**EVERY_SCAN):
             "../../envs/kdmvs.yaml"
         threads: threads_of("prepare", 1)
         resources:
-            mem_mb=memory_of("prepare", 4000),
+            **resources_of("prepare", mem_mb=4000, minutes=30 * len(shard.scans)),
         params:
             settings=settings("prepare"),
             code=code("prepare"),

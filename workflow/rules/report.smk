@@ -39,7 +39,7 @@ for shard in shards(evaluation=EVALUATION):
             "../../envs/kdmvs.yaml"
         threads: threads_of("figures", 1)
         resources:
-            mem_mb=memory_of("figures", 4000),
+            **resources_of("figures", mem_mb=4000, minutes=15 * len(shard.scans)),
         params:
             settings=settings("figures"),
             code=code("figures"),
@@ -72,7 +72,7 @@ rule curves:
         "../../envs/kdmvs.yaml"
     threads: threads_of("curves", 1)
     resources:
-        mem_mb=memory_of("curves", 2000),
+        **resources_of("curves", mem_mb=2000, minutes=10),
     params:
         settings=settings("curves"),
         code=code("curves"),
@@ -80,7 +80,7 @@ rule curves:
     message:
         "curves: losses of every training"
     shell:
-        "python -m kdmvs curves --settings {params.settings:q} --metrics {input:q} --model {params.models:q}"
+        "python -m kdmvs.gpu 0 -- python -m kdmvs curves --settings {params.settings:q} --metrics {input:q} --model {params.models:q}"
         " --out {output:q} > {log:q} 2>&1"
 
 
@@ -108,12 +108,12 @@ rule summarise:
         "../../envs/kdmvs.yaml"
     threads: threads_of("summarise", 1)
     resources:
-        mem_mb=memory_of("summarise", 2000),
+        **resources_of("summarise", mem_mb=2000, minutes=10),
     params:
         experiment=RUN.experiment,
         code=code("summarise"),
     message:
         "summarise: the table of the experiment"
     shell:
-        "python -m kdmvs summarise --experiment {params.experiment:q} --evaluation {input:q}"
+        "python -m kdmvs.gpu 0 -- python -m kdmvs summarise --experiment {params.experiment:q} --evaluation {input:q}"
         " --out {output.summary:q} --per-scan {output.per_scan:q} > {log:q} 2>&1"

@@ -18,8 +18,7 @@ for model in ("teacher", *(["control"] if RUN.control else [])):
             "../../envs/kdmvs.yaml"
         threads: threads_of(model, 8)
         resources:
-            gpu=gpus_of(model),
-            mem_mb=memory_of(model, 16000),
+            **resources_of(model, mem_mb=16000, minutes=2880, gpus=1),
         params:
             settings=settings(model),
             code=code("teacher"),
@@ -45,8 +44,7 @@ rule student:
         "../../envs/kdmvs.yaml"
     threads: threads_of("student", 8)
     resources:
-        gpu=gpus_of("student"),
-        mem_mb=memory_of("student", 16000),
+        **resources_of("student", mem_mb=16000, minutes=2880, gpus=1),
     params:
         settings=settings("student"),
         code=code("student"),
