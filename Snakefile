@@ -9,6 +9,8 @@
 #   results/<experiment>/<model>/evaluation/<scan>.json      evaluate
 #   results/<experiment>/figures, clouds, curves.png         figures, curves
 #   results/<experiment>/summary.csv, per_scan.csv           summarise
+#   results/<experiment>/<variant>/...                       what a variant does not share with those before it
+#   results/<experiment>/comparison.csv                      compare            all variants
 #
 # A configuration given with --configfile replaces config/config.yaml; several are laid over each other in order.
 from snakemake.utils import min_version
@@ -33,13 +35,10 @@ report: "workflow/report/workflow.rst"
 
 localrules:
     all,
-    curves,
-    summarise,
 
 
 wildcard_constraints:
-    model=r"teacher|control|round\d+",
-    round=r"[1-9]\d*",
+    model=MODEL_PLACES,
     scan=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
 
 

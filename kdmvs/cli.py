@@ -34,6 +34,7 @@ STAGES = (
     "figures",
     "curves",
     "summarise",
+    "compare",
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 

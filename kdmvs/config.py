@@ -7,7 +7,11 @@ environment variable.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,6 +22,7 @@ from kdmvs.errors import SettingsError
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
+VariantName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -295,8 +300,9 @@ class ScansSettings(Settings):
 
     training: tuple[ScanName, ...] = Field(..., min_length=1, description="Scans that teacher and students see.")
     evaluation: tuple[ScanName, ...] = Field(
-        (), description="Scans that are fused, scored and pictured; their ground truth is never used in training."
+        (), description="Scans that are fused and scored; their ground truth is never used in training."
     )
+    pictured: int = Field(20, ge=0, description="The first so many evaluation scans have pictures in the report.")
 
 
 T = TypeVar("T", TeacherSettings, StudentSettings)
@@ -304,7 +310,7 @@ T = TypeVar("T", TeacherSettings, StudentSettings)
 
 RuleName = Literal[
     "prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
-    "summarise",
+    "summarise", "compare",
 ]  # fmt: skip
 
 
@@ -319,6 +325,12 @@ class RuleResources(Settings):
     runtime: int | None = Field(
         None, ge=1, description="Minutes a job may take on a cluster; doubled with every retry."
     )
+
+
+VARYING = frozenset(
+    ["rounds", "control", "seed", "teacher", "student", "inference", "consistency", "encoding", "fusion", "evaluation"]
+)
+"""Keys in which the variants of a run may differ; data, folders and resources are common to all of them."""
 
 
 class RunSettings(Settings):
@@ -351,6 +363,14 @@ class RunSettings(Settings):
         {}, description="Per rule: gpus, threads, mem_mb, runtime; never part of the numbers."
     )
     pathvars: dict[str, str] = Field({}, description="Snakemake's own folder variables.")
+    variants: dict[VariantName, dict[str, Any]] = Field(
+        {},
+        description="More experiments beside this one: a name, and the keys in which it differs. They share every "
+        "artifact that does not depend on the difference; `comparison.csv` has all of them.",
+    )
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="Dotted keys, each with a list of values: a variant for every combination of them."
+    )
 
     @model_validator(mode="after")
     def _scan_names_are_unique(self) -> RunSettings:
@@ -396,6 +416,61 @@ class RunSettings(Settings):
             "student": self.student.optimiser.steps_per_epoch,
         }
 
+    @model_validator(mode="after")
+    def _variants_are_experiments(self) -> RunSettings:
+        taken = re.compile(r"scans|figures|clouds|logs|benchmarks|teacher|control|round\d+")
+        changes = self.changes()
+        identifiers = [re.sub(r"\W", "_", name) for name in changes]
+        for name, identifier in zip(changes, identifiers, strict=True):
+            if taken.fullmatch(name):
+                raise ValueError(f"variants.{name}: the name is that of another folder of the results; choose another")
+            if identifiers.count(identifier) > 1:
+                raise ValueError(f"variants.{name}: another variant differs only in punctuation; choose another name")
+        self.experiments()
+        return self
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What every variant changes, as dotted keys and values: those of `variants`, then those of `sweep`."""
+        found = {name: dict(_flat(overrides)) for name, overrides in self.variants.items()}
+        points = itertools.product(*self.sweep.values()) if self.sweep else ()
+        last = [key.rpartition(".")[2] for key in self.sweep]
+        for values in points:
+            words = [
+                f"{key.replace('.', '_') if last.count(name) > 1 else name}-{_in_a_name(value)}"
+                for key, name, value in zip(self.sweep, last, values, strict=True)
+            ]
+            name = "_".join(words)
+            if name in found:
+                raise ValueError(f"sweep: two variants are called {name}; name them under variants")
+            found[name] = dict(zip(self.sweep, values, strict=True))
+        return found
+
+    def experiments(self) -> dict[str, RunSettings]:
+        """This run under the name "", then each of its variants.
+
+        Raises:
+            ValueError: a variant changes what all have in common, or does not validate.
+        """
+        common = self.model_dump(exclude={"variants", "sweep"})
+        found = {"": self}
+        for name, changes in self.changes().items():
+            values = copy.deepcopy(common)
+            for key, value in changes.items():
+                *outer, leaf = key.split(".")
+                if key.split(".")[0] not in VARYING:
+                    raise ValueError(f"variants.{name}: {key} is common to all variants; make it a run of its own")
+                section = values
+                for part in outer:
+                    section = section.setdefault(part, {})
+                    if not isinstance(section, dict):
+                        raise ValueError(f"variants.{name}: {key}: {part} is a value, not a section")
+                section[leaf] = value
+            try:
+                found[name] = parse(RunSettings, values, f"variants.{name}")
+            except SettingsError as error:
+                raise ValueError(str(error).removesuffix(" (see config/README.md)")) from None
+        return found
+
     def models(self) -> tuple[str, ...]:
         """The models of the run in the order in which they are trained: teacher, round1, ..., control."""
         rounds = (f"round{number}" for number in range(1, self.rounds + 1))
@@ -432,9 +507,23 @@ class RunSettings(Settings):
             "fuse": self.fusion,
             "evaluate": self.evaluation,
             "figures": self.figures,
-            "curves": self.figures,
         }
         return sections[rule].canonical()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _in_a_name(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = json.dumps(value, separators=(",", ":")) if not isinstance(value, str) else value
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_") or "_"
 
 
 S = TypeVar("S")

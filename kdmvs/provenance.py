@@ -103,14 +103,18 @@ def _path(module: str) -> Path | None:
     return None
 
 
-@cache
 def _read(module: str) -> tuple[frozenset[str], frozenset[str], str]:
     """Modules of this package that a module imports itself, packages from outside, and the digest of its content."""
     path = _path(module)
     if path is None:
         raise CodeError(f"{module}: expected a module in {FOLDER}, found none; an import names it")
+    return _parse(module, path, path.read_bytes())
+
+
+@cache
+def _parse(module: str, path: Path, text: bytes) -> tuple[frozenset[str], frozenset[str], str]:
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(text, filename=str(path))
     except SyntaxError as error:
         raise CodeError(f"{path} line {error.lineno}: expected Python, found a syntax error ({error.msg})") from None
     inside = set(_packages(module))

@@ -61,11 +61,11 @@ def package(tmp_path, monkeypatch):
 
     def digest(name: str = "stage.py", change=lambda text: text, module: str = "kdmvs.stage") -> str:
         (tmp_path / name).write_text(change((tmp_path / name).read_text()))
-        provenance._read.cache_clear()
+        provenance._parse.cache_clear()
         return provenance.code_digest(module)
 
     yield digest
-    provenance._read.cache_clear()
+    provenance._parse.cache_clear()
 
 
 def test_comments_docstrings_and_layout_leave_the_digest_alone(package):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdmvs.config import FigureSettings
 from kdmvs.errors import FormatError, SettingsError
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 NEEDED = ("step", "split", "loss")
 
 
-def run(settings: FigureSettings, metrics: list[Path], model: list[str], out: Path) -> None:
+def run(metrics: list[Path], model: list[str], out: Path) -> None:
     """Write one picture; `metrics` are listed in the order of the models.
 
     Raises:

@@ -182,7 +182,7 @@ def write_metrics(path: Path) -> Path:
 
 def test_curves_are_written(tmp_path: Path) -> None:
     paths = [write_metrics(tmp_path / f"{name}.csv") for name in MODELS]
-    curves.run(FigureSettings(), paths, MODELS, tmp_path / "curves.png")
+    curves.run(paths, MODELS, tmp_path / "curves.png")
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] > 600
 
 
@@ -202,10 +202,10 @@ def test_metrics_that_cannot_be_drawn_name_themselves(tmp_path: Path, content: s
     if content is not None:
         path.write_text(content)
     with pytest.raises(FormatError, match=expected) as caught:
-        curves.run(FigureSettings(), [path], ["teacher"], tmp_path / "curves.png")
+        curves.run([path], ["teacher"], tmp_path / "curves.png")
     assert one_line(caught.value).startswith(str(path))
 
 
 def test_curves_need_a_metrics_file_per_model(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--metrics 1, --model 2"):
-        curves.run(FigureSettings(), [write_metrics(tmp_path / "a.csv")], MODELS, tmp_path / "curves.png")
+        curves.run([write_metrics(tmp_path / "a.csv")], MODELS, tmp_path / "curves.png")

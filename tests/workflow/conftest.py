@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from kdmvs.variants import PER_MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "kdmvs", "config", "profiles", "envs")
@@ -43,12 +46,15 @@ class Checkout:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run Snakemake here, without devices and without leaving anything outside."""
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("PYTHONPATH", None)
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.folder, env=self._environment(), capture_output=True, text=True)
         assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-8000:]
         return done
+
+    def _environment(self) -> dict[str, str]:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("PYTHONPATH", None)
+        return environment
 
     def configure(self, name: str, content: dict) -> str:
         (self.folder / name).write_text(yaml.safe_dump(content))
@@ -57,15 +63,30 @@ class Checkout:
     def planned(self, *configurations: str) -> Counter[str]:
         """How often each rule would run; the suffix of a shard (`_training_0`) is left out of its name."""
         done = self.snakemake("-n", "--configfile", *configurations)
-        text = done.stdout + done.stderr
-        if "Nothing to be done" in text:
-            return Counter()
-        table = text.split("Job stats:")[1].split("\ntotal ")[0]
-        counts: Counter[str] = Counter()
-        for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE):
-            counts[re.sub(r"_(training|evaluation)_\d+$", "", rule)] += int(count)
-        del counts["all"]
-        return counts
+        return jobs_in(done.stdout + done.stderr)
+
+    def planned_each(self, requests: dict[str, tuple[list[str], str | None]]) -> dict[str, Counter[str]]:
+        """The same for many requests, each configurations and a file that is edited meanwhile; see `plans.py`."""
+        asked, answered = self.folder / "requests.json", self.folder / "answers.json"
+        asked.write_text(json.dumps(requests))
+        command = [sys.executable, str(Path(__file__).with_name("plans.py")), str(asked), str(answered)]
+        done = subprocess.run(command, cwd=self.folder, env=self._environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return {name: jobs_in(text) for name, text in json.loads(answered.read_text()).items()}
+
+
+def jobs_in(text: str) -> Counter[str]:
+    """The jobs of a plan, as `snakemake -n` printed it: the rule, with the model where one rule serves several."""
+    if "Nothing to be done" in text:
+        return Counter()
+    assert "Job stats:" in text, text[-4000:]
+    counts: Counter[str] = Counter()
+    for rule, what in re.findall(r"^Job \d+: (\w+): (.*)$", text, re.MULTILINE):  # our rules' messages
+        model = re.search(r" of (\S+)", what) if rule in PER_MODEL.values() else None
+        counts[f"{rule}_{model[1].replace('/', '_')}" if model else rule] += 1
+    total = re.search(r"^total +(\d+)", text, re.MULTILINE)
+    assert total and counts.total() + bool(re.search("^all +1$", text, re.MULTILINE)) == int(total[1])
+    return counts
 
 
 def new_checkout(folder: Path) -> Checkout:

@@ -1,5 +1,7 @@
 # What the rules share: the validated settings, the scans of a job, and the settings and code digest of a stage.
+import gc
 import os
+import re
 import sys
 from collections import namedtuple
 from functools import partial
@@ -11,6 +13,11 @@ sys.path.insert(0, str(ROOT))
 import kdmvs.config
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import code_digest, files_digest
+from kdmvs.variants import Plan, in_words, split
+
+# A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage is a fifth of
+# the time to a dry-run.
+gc.disable()
 
 # Jobs find the library from any working directory, and the Python that runs Snakemake; with --sdm conda a rule's own
 # Python stands before it.
@@ -38,18 +45,19 @@ RUN = or_stop(
     config,
     ", ".join(map(str, workflow.configfiles)) or "config",
 )
-MODELS = RUN.models()
+PLAN = Plan(RUN)
 TRAINING = RUN.scans.training
 EVALUATION = RUN.scans.evaluation
+PICTURED = EVALUATION[: RUN.scans.pictured]
 
 
-Shard = namedtuple("Shard", "name model scans")
+Shard = namedtuple("Shard", "name place scans")
 
 
-def shards(models=None, **groups):
-    """What one job handles; k scans of one model (of no model where none are given).
+def shards(kind=None, variant="", **groups):
+    """What one job handles: k scans, of the artifact of a kind at one place (of no model where no kind is given).
 
-    One scan per job is one rule with the wildcards {model} and {scan}. Otherwise it is a rule per model and k scans,
+    One scan per job is one rule with the wildcards {model} and {scan}. Otherwise it is a rule per place and k scans,
     whose outputs are the files of those scans: Snakemake follows every file, and the start of a job is paid once. No
     wildcard is left in such a rule, because Snakemake finds the rule of a file by the text before the first wildcard;
     with {model} in it, planning 1000 scans takes three times as long. Training and evaluation are cut apart, so that one
@@ -57,17 +65,26 @@ def shards(models=None, **groups):
     """
     k = RUN.scans_per_job
     if k == 1:
-        return [Shard("", "{model}" if models else "", ["{scan}"])]
+        return [Shard(as_name(variant), "{model}" if kind else variant, ["{scan}"])]
     return [
         Shard(
-            f"{model and '_' + model}_{group}_{start // k}",
-            model,
+            f"{as_name(place)}_{group}_{start // k}",
+            place,
             list(scans[start : start + k]),
         )
-        for model in models or [""]
+        for place in (PLAN.places(kind) if kind else [variant])
         for group, scans in groups.items()
         for start in range(0, len(scans), k)
     ]
+
+
+ROUND_PLACES = r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?round[1-9]\d*"
+MODEL_PLACES = rf"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?(?:teacher|control)|{ROUND_PLACES}"
+
+
+def as_name(place):
+    """A place as the end of a rule's name: `_loose_teacher`, or nothing."""
+    return re.sub(r"\W", "_", f"_{place}") if place else ""
 
 
 EVERY_SCAN = {
@@ -81,14 +98,41 @@ def each(path, scans):
     return expand(path, scan=scans, allow_missing=True)
 
 
+def below(place, path):
+    """A path below the folder of a place; of the run itself that is the folder of its results."""
+    return f"<results>/{place}/{path}" if place else f"<results>/{path}"
+
+
+def made_from(kind, path, shard):
+    """The files of a kind that a shard is made from: of the same model, at the place where its variant has them."""
+    if not RUN.changes():
+        return each(below(shard.place, path), shard.scans)
+    if shard.place != "{model}":
+        return each(below(PLAN.source(shard.place, kind), path), shard.scans)
+    return partial(_made_from, kind, path)
+
+
+def _made_from(kind, path, wildcards):
+    return below(PLAN.source(wildcards.model, kind), path.format(**wildcards))
+
+
 def file_of(shard):
     """The name of a shard's log and benchmark, without its ending."""
-    return shard.name.lstrip("_") or (f"{shard.model}/{{scan}}" if shard.model else "{scan}")
+    if RUN.scans_per_job > 1:
+        return shard.name.lstrip("_")
+    return f"{shard.place}/{{scan}}" if shard.place else "{scan}"
 
 
-def settings(rule_name):
-    """Exactly the settings that the stage of a rule reads, one canonical string."""
-    return RUN.settings_of(rule_name)
+def settings(rule_name, place=""):
+    """Exactly the settings that the stage of a rule reads, one canonical string; a function where a wildcard says the
+    place."""
+    if place == "{model}" and RUN.changes():
+        return partial(_settings, rule_name)
+    return PLAN.settings("" if place == "{model}" else place).settings_of(rule_name)
+
+
+def _settings(rule_name, wildcards):
+    return PLAN.settings(wildcards.model).settings_of(rule_name)
 
 
 def code(stage):
@@ -137,18 +181,27 @@ def _photographs(scans, wildcards):
 
 def labels_of_last_round(wildcards):
     """The labels that a round learns from: those of the teacher for round 1, of round r - 1 for round r."""
-    return each(f"<results>/{MODELS[int(wildcards.round) - 1]}/labels/{{scan}}.h5", TRAINING)
+    return each(below(PLAN.teacher_of(wildcards.model), "labels/{scan}.h5"), TRAINING)
+
+
+def of_models(variant, kind, path, scans):
+    """The files of a kind of all models of a variant, scan by scan."""
+    places = [PLAN.place(variant, kind, model) for model in PLAN.experiments[variant].models()]
+    return [below(place, path).replace("{scan}", scan) for scan in scans for place in places]
 
 
 def final_targets():
-    """Everything that a run ends in."""
-    trained = [f"<results>/{MODELS[-1]}/checkpoint.pt", "<results>/curves.png"]
-    if not EVALUATION:
-        return trained
-    return [
-        *trained,
-        "<results>/summary.csv",
-        "<results>/per_scan.csv",
-        *each("<results>/figures/{scan}.png", EVALUATION),
-        *each("<results>/clouds/{scan}.png", EVALUATION),
-    ]
+    """Everything that a run and its variants end in."""
+    found = []
+    for variant, experiment in PLAN.experiments.items():
+        found.append(below(PLAN.place(variant, "checkpoint", experiment.models()[-1]), "checkpoint.pt"))
+        found.append(below(PLAN.place(variant, "curves"), "curves.png"))
+        if EVALUATION:
+            tables = PLAN.place(variant, "summary")
+            found += [below(tables, "summary.csv"), below(tables, "per_scan.csv")]
+            pictures = PLAN.place(variant, "figures")
+            found += each(below(pictures, "figures/{scan}.png"), PICTURED)
+            found += each(below(pictures, "clouds/{scan}.png"), PICTURED)
+    if EVALUATION and RUN.changes():
+        found.append("<results>/comparison.csv")
+    return list(dict.fromkeys(found))

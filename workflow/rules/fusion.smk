@@ -1,15 +1,15 @@
 # Depth maps -> one point cloud per scan -> its scores.
-for shard in shards(MODELS, evaluation=EVALUATION):
+for shard in shards("fused", evaluation=EVALUATION):
 
     rule:
         name:
             f"fuse{shard.name}"
         input:
             scan=each("<results>/scans/{scan}/scan.json", shard.scans),
-            depth=each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
+            depth=made_from("depth", "depth/{scan}.h5", shard),
         output:
             ensure(
-                each(f"<results>/{shard.model}/fused/{{scan}}.ply", shard.scans),
+                each(f"<results>/{shard.place}/fused/{{scan}}.ply", shard.scans),
                 non_empty=True,
             ),
         log:
@@ -22,9 +22,9 @@ for shard in shards(MODELS, evaluation=EVALUATION):
         resources:
             **resources_of("fuse", mem_mb=8000, minutes=60 * len(shard.scans), gpus=1),
         params:
-            settings=settings("fuse"),
+            settings=settings("fuse", shard.place),
             code=code("fuse"),
-            model=shard.model,
+            model=shard.place,
             scans=shard.scans,
         message:
             "fuse: point cloud of {params.model} ({params.scans})"
@@ -32,15 +32,18 @@ for shard in shards(MODELS, evaluation=EVALUATION):
             "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs fuse --settings {params.settings:q}"
             " --scan {input.scan:q} --depth {input.depth:q} --out {output:q} > {log:q} 2>&1"
 
+
+for shard in shards("evaluation", evaluation=EVALUATION):
+
     rule:
         name:
             f"evaluate{shard.name}"
         input:
             scan=each("<results>/scans/{scan}/scan.json", shard.scans),
-            depth=each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
-            cloud=each(f"<results>/{shard.model}/fused/{{scan}}.ply", shard.scans),
+            depth=made_from("depth", "depth/{scan}.h5", shard),
+            cloud=made_from("fused", "fused/{scan}.ply", shard),
         output:
-            each(f"<results>/{shard.model}/evaluation/{{scan}}.json", shard.scans),
+            each(f"<results>/{shard.place}/evaluation/{{scan}}.json", shard.scans),
         log:
             f"<results>/logs/evaluate/{file_of(shard)}.log",
         benchmark:
@@ -51,12 +54,12 @@ for shard in shards(MODELS, evaluation=EVALUATION):
         resources:
             **resources_of("evaluate", mem_mb=4000, minutes=60 * len(shard.scans)),
         params:
-            settings=settings("evaluate"),
+            settings=settings("evaluate", shard.place),
             code=code("evaluate"),
-            model=shard.model,
+            model=shard.place,
             scans=shard.scans,
         message:
-            "evaluate: {params.model} against the measured scene ({params.scans})"
+            "evaluate: scores of {params.model} against the measured scene ({params.scans})"
         shell:
             "python -m kdmvs.gpu 0 -- python -m kdmvs evaluate --settings {params.settings:q}"
             " --scan {input.scan:q} --depth {input.depth:q} --cloud {input.cloud:q} --out {output:q} > {log:q} 2>&1"

@@ -1,15 +1,15 @@
 # Depth and confidence of every view.
-for shard in shards(MODELS, **EVERY_SCAN):
+for shard in shards("depth", **EVERY_SCAN):
 
     rule:
         name:
             f"infer{shard.name}"
         input:
-            checkpoint=f"<results>/{shard.model}/checkpoint.pt",
+            checkpoint=made_from("checkpoint", "checkpoint.pt", shard),
             scan=each("<results>/scans/{scan}/scan.json", shard.scans),
         output:
             ensure(
-                each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
+                each(f"<results>/{shard.place}/depth/{{scan}}.h5", shard.scans),
                 non_empty=True,
             ),
         log:
@@ -22,9 +22,9 @@ for shard in shards(MODELS, **EVERY_SCAN):
         resources:
             **resources_of("infer", mem_mb=8000, minutes=30 * len(shard.scans), gpus=1),
         params:
-            settings=settings("infer"),
+            settings=settings("infer", shard.place),
             code=code("infer"),
-            model=shard.model,
+            model=shard.place,
             scans=shard.scans,
         message:
             "infer: depth of {params.model} ({params.scans})"

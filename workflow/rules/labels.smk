@@ -1,15 +1,15 @@
 # Cross-view check, and its agreeing depths as pseudo labels.
-for shard in shards(MODELS, **EVERY_SCAN):
+for shard in shards("agreement", **EVERY_SCAN):
 
     rule:
         name:
             f"check{shard.name}"
         input:
             scan=each("<results>/scans/{scan}/scan.json", shard.scans),
-            depth=each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
+            depth=made_from("depth", "depth/{scan}.h5", shard),
         output:
             ensure(
-                each(f"<results>/{shard.model}/agreement/{{scan}}.h5", shard.scans),
+                each(f"<results>/{shard.place}/agreement/{{scan}}.h5", shard.scans),
                 non_empty=True,
             ),
         log:
@@ -22,9 +22,9 @@ for shard in shards(MODELS, **EVERY_SCAN):
         resources:
             **resources_of("check", mem_mb=8000, minutes=30 * len(shard.scans), gpus=1),
         params:
-            settings=settings("check"),
+            settings=settings("check", shard.place),
             code=code("check"),
-            model=shard.model,
+            model=shard.place,
             scans=shard.scans,
         message:
             "check: agreement of {params.model} between views ({params.scans})"
@@ -33,17 +33,17 @@ for shard in shards(MODELS, **EVERY_SCAN):
             " --scan {input.scan:q} --depth {input.depth:q} --out {output:q} > {log:q} 2>&1"
 
 
-for shard in shards(MODELS, training=TRAINING):
+for shard in shards("labels", training=TRAINING):
 
     rule:
         name:
             f"encode{shard.name}"
         input:
-            depth=each(f"<results>/{shard.model}/depth/{{scan}}.h5", shard.scans),
-            agreement=each(f"<results>/{shard.model}/agreement/{{scan}}.h5", shard.scans),
+            depth=made_from("depth", "depth/{scan}.h5", shard),
+            agreement=made_from("agreement", "agreement/{scan}.h5", shard),
         output:
             ensure(
-                each(f"<results>/{shard.model}/labels/{{scan}}.h5", shard.scans),
+                each(f"<results>/{shard.place}/labels/{{scan}}.h5", shard.scans),
                 non_empty=True,
             ),
         log:
@@ -56,9 +56,9 @@ for shard in shards(MODELS, training=TRAINING):
         resources:
             **resources_of("encode", mem_mb=4000, minutes=15 * len(shard.scans)),
         params:
-            settings=settings("encode"),
+            settings=settings("encode", shard.place),
             code=code("encode"),
-            model=shard.model,
+            model=shard.place,
             scans=shard.scans,
         message:
             "encode: pseudo labels of {params.model} ({params.scans})"

@@ -1,26 +1,29 @@
 # The teacher from photographs alone; each student from the labels of the model before it.
 # What a training says goes to the terminal as well as to its log.
-for model in ("teacher", *(["control"] if RUN.control else [])):
+for place in PLAN.places("checkpoint"):
+    variant, model = split(place)
+    if model not in ("teacher", "control"):
+        continue
 
     rule:
         name:
-            model
+            model + as_name(variant)
         input:
             scan=each("<results>/scans/{scan}/scan.json", TRAINING),
         output:
-            checkpoint=ensure(f"<results>/{model}/checkpoint.pt", non_empty=True),
-            metrics=f"<results>/{model}/metrics.csv",
+            checkpoint=ensure(f"<results>/{place}/checkpoint.pt", non_empty=True),
+            metrics=f"<results>/{place}/metrics.csv",
         log:
-            f"<results>/logs/{model}.log",
+            f"<results>/logs/{place}.log",
         benchmark:
-            f"<results>/benchmarks/{model}.tsv"
+            f"<results>/benchmarks/{place}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
         threads: threads_of(model, 8)
         resources:
             **resources_of(model, mem_mb=16000, minutes=2880, gpus=1),
         params:
-            settings=settings(model),
+            settings=settings(model, place),
             code=code("teacher"),
         message:
             "{rule}: training from photographs alone"
@@ -34,22 +37,24 @@ rule student:
         scan=each("<results>/scans/{scan}/scan.json", TRAINING),
         label=labels_of_last_round,
     output:
-        checkpoint=ensure("<results>/round{round}/checkpoint.pt", non_empty=True),
-        metrics="<results>/round{round}/metrics.csv",
+        checkpoint=ensure("<results>/{model}/checkpoint.pt", non_empty=True),
+        metrics="<results>/{model}/metrics.csv",
     log:
-        "<results>/logs/round{round}.log",
+        "<results>/logs/{model}.log",
     benchmark:
-        "<results>/benchmarks/round{round}.tsv"
+        "<results>/benchmarks/{model}.tsv"
+    wildcard_constraints:
+        model=ROUND_PLACES,
     conda:
         "../../envs/kdmvs.yaml"
     threads: threads_of("student", 8)
     resources:
         **resources_of("student", mem_mb=16000, minutes=2880, gpus=1),
     params:
-        settings=settings("student"),
+        settings=settings("student", "{model}"),
         code=code("student"),
     message:
-        "student: training of round {wildcards.round} from the labels of the model before it"
+        "student: training of {wildcards.model} from the labels of the model before it"
     shell:
         "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs student --settings {params.settings:q}"
         " --scan {input.scan:q} --label {input.label:q}"

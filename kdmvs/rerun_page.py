@@ -1,0 +1,273 @@
+"""What reruns when something changes: docs/reruns.md, generated: `python -m kdmvs.rerun_page [--check]`.
+
+The tables say what follows from the keys of `kdmvs.variants` (settings) and from the import closures of
+`kdmvs.provenance` (code). The workflow's tests walk every row in a finished run and compare it with Snakemake's plan.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from kdmvs.cli import STAGES
+from kdmvs.config import RunSettings, parse
+from kdmvs.config_page import leaves
+from kdmvs.provenance import FOLDER, UNCOUNTED, closure
+from kdmvs.variants import PER_MODEL, Plan
+
+PAGE = FOLDER.parent / "docs" / "reruns.md"
+RUN: dict[str, Any] = {
+    "experiment": "example",
+    "rounds": 2,
+    "dataset": {"kind": "synthetic"},
+    "scans": {"training": ["a", "b"], "evaluation": ["b", "c"]},
+}
+"""The run whose keys the page shows."""
+
+ANOTHER: dict[str, Any] = {
+    "dataset.image_size": [96, 128],
+    "dataset.lights": 2,
+    "dataset.root": "elsewhere",
+    "teacher.optimiser.crop": [32, 64],
+    "student.optimiser.crop": [32, 64],
+    "consistency.least_votes": 1,
+}
+"""Values where the rule for making another one would give one that is refused."""
+
+NEW_SCAN = ["a", "b", "new"]
+EVENTS: dict[str, dict[str, Any]] = {
+    "one more round": {"rounds": 3},
+    "one round fewer": {"rounds": 1},
+    "`control: true`": {"control": True},
+    "`seed: 1` for every training": {"seed": 1},
+    "one more scan to train on": {"scans": {"training": NEW_SCAN}},
+    "one more scan to evaluate": {"scans": {"evaluation": ["b", "c", "new"]}},
+    "one scan fewer to evaluate": {"scans": {"evaluation": ["b"]}},
+    "`scans.pictured: 1`": {"scans": {"pictured": 1}},
+    "`resources`: GPUs, threads, memory, minutes": {
+        "resources": {"teacher": {"threads": 1, "mem_mb": 1, "runtime": 1}}
+    },
+}
+"""Changes of the run as a whole: in words, and as a configuration laid over."""
+
+Artifact = tuple[str, str, str]
+"""Kind, model, scan; "" where an artifact is not of one model or scan."""
+
+
+def overlay(key: str, value: object) -> dict[str, Any]:
+    """A dotted key and its value as a configuration."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def laid_over(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with others laid over it, as Snakemake does with several --configfile."""
+    found = copy.deepcopy(base)
+    for change in changes:
+        for key, value in change.items():
+            inner = found.get(key)
+            both = isinstance(inner, dict) and isinstance(value, dict)
+            found[key] = laid_over(inner, value) if both and inner is not None else copy.deepcopy(value)
+    return found
+
+
+def settings_of_stages(base: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key that a stage reads, with a value that differs from that of the run.
+
+    Raises:
+        ValueError: no other value is known for a key; write one into `ANOTHER`.
+    """
+    run: RunSettings = parse(RunSettings, base, "run")
+    for section in ("dataset", "teacher", "student", "inference", "consistency", "encoding", "fusion", "evaluation"):
+        value = getattr(run, section)
+        yield from _keys(section, value)
+    yield from _keys("figures", run.figures)
+
+
+def _keys(section: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for leaf in leaves(type(value), f"{section}."):
+        found = value
+        for part in leaf.key.split(".")[1:]:
+            found = getattr(found, part)
+        if not _is_fixed(leaf.key):
+            known = ANOTHER.get(leaf.key, found)
+            yield leaf.key, another(leaf.key, found, leaf.type) if known == found else known
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a key has only one value: the names of unions."""
+    return key.rpartition(".")[2] in ("kind", "name")
+
+
+def another(key: str, value: Any, kind: str) -> Any:
+    """A value of the same kind that differs."""
+    if kind.startswith("one of: "):
+        return next(word for word in kind.removeprefix("one of: ").split(", ") if word != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.125
+    if value is None:
+        return 2
+    if isinstance(value, tuple) and all(isinstance(item, int) for item in value):
+        return [2 * value[0], *value[1:]]
+    if isinstance(value, tuple):
+        return [value[0] / 2, *value[1:]]
+    raise ValueError(f"{key}: expected another value in rerun_page.ANOTHER, found none for {value!r}")
+
+
+def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[Artifact, str]:
+    """What a run makes (its variants left out), and a key for each that changes with all that it is made from."""
+    plan = Plan(run, code)
+    models = run.models()
+    teaching = models[: run.rounds]
+    training, evaluation = run.scans.training, run.scans.evaluation
+    pictured = evaluation[: run.scans.pictured]
+    wanted = {
+        "depth": lambda model: {*(training if model in teaching else ()), *evaluation},
+        "agreement": lambda model: {*(training if model in teaching else ()), *pictured},
+        "labels": lambda model: training if model in teaching else (),
+        "fused": lambda model: evaluation,
+        "evaluation": lambda model: evaluation,
+    }
+    found = {("scans", "", scan): plan.key("", "scans", "") for scan in (*training, *evaluation)}
+    for model in models:
+        found["checkpoint", model, ""] = plan.key("", "checkpoint", model)
+        for kind in PER_MODEL:
+            found |= {(kind, model, scan): plan.key("", kind, model) for scan in wanted[kind](model)}
+    found |= {("figures", "", scan): plan.key("", "figures", "") for scan in pictured}
+    found["curves", "", ""] = plan.key("", "curves", "")
+    if evaluation:
+        found["summary", "", ""] = plan.key("", "summary", "")
+    return found
+
+
+def reruns(before: dict[str, Any], after: dict[str, Any], edited: Iterable[str] = ()) -> set[str]:
+    """The jobs that a changed configuration or edited stages ask for: `prepare`, `teacher`, `infer_teacher`, ..."""
+    old = artifacts(parse(RunSettings, before, "run"))
+    new = artifacts(parse(RunSettings, after, "run"), dict.fromkeys(edited, "edited"))
+    return {rule_of(kind, model) for (kind, model, scan), key in new.items() if old.get((kind, model, scan)) != key}
+
+
+def rule_of(kind: str, model: str) -> str:
+    """The rule that makes an artifact, with the model where there is one rule for several."""
+    if kind in PER_MODEL:
+        return f"{PER_MODEL[kind]}_{model}"
+    if kind == "checkpoint":
+        return model if model in ("teacher", "control") else "student"
+    return {"scans": "prepare", "figures": "figures", "curves": "curves", "summary": "summarise"}[kind]
+
+
+COLUMNS = (
+    "prepare", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves", "summarise",
+)  # fmt: skip
+
+
+def row(jobs: set[str]) -> list[str]:
+    """The cells of a table: for every rule, for which models it reruns."""
+    cells = []
+    for column in COLUMNS:
+        models = sorted(job.partition("_")[2] for job in jobs if job.partition("_")[0] == column)
+        cells.append(_models(column, models))
+    return cells
+
+
+def _models(column: str, models: list[str]) -> str:
+    last = {"encode": ["round1", "teacher"]}.get(column, ["round1", "round2", "teacher"])
+    if not models:
+        return ""
+    if models == [""] or models == last:
+        return "x"
+    if models == [model for model in last if model != "teacher"] and len(models) > 1:
+        return "rounds"
+    return ", ".join(models)
+
+
+def users_of_modules() -> dict[str, list[str]]:
+    """Every file of the library, and the stages whose code it is part of."""
+    stages = {stage: set(closure(f"kdmvs.stages.{stage}")) - UNCOUNTED for stage in STAGES}
+    found = {}
+    for path in sorted(FOLDER.rglob("*.py")):
+        name = ".".join(["kdmvs", *path.relative_to(FOLDER).with_suffix("").parts]).removesuffix(".__init__")
+        found[str(path.relative_to(FOLDER.parent))] = [stage for stage in STAGES if name in stages[stage]]
+    return found
+
+
+def _code_rows() -> Iterator[list[str]]:
+    for path, users in users_of_modules().items():
+        yield [f"`{path}`", "all" if len(users) == len(STAGES) else ", ".join(users)]
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# What reruns when something changes",
+        "",
+        "Generated by `make fix`; the workflow's tests make every change below in a finished run and compare.",
+        "",
+        "A run of two rounds, trained on two scans, two evaluated. `x`: the rule reruns (for every model, where it has",
+        "one job per model); `rounds`: for the students only. Training scans of a model that teaches nobody are not",
+        "inferred, and only the scans of the report are checked there. A run in which nothing has changed says so.",
+        "",
+        "## Settings",
+        "",
+    ]
+    lines += _table(["setting", *COLUMNS], _settings_rows())
+    lines += ["", "## The run as a whole", ""]
+    lines += _table(
+        ["change", *COLUMNS], ([text, *row(reruns(RUN, laid_over(RUN, change)))] for text, change in EVENTS.items())
+    )
+    lines += [
+        "",
+        "- `experiment` names another folder of results: everything is made anew there, and the old folder stays.",
+        "- `scans_per_job` other than before: everything; Snakemake knows a file by the inputs of its whole job.",
+        "- A variant or a sweep: what differs, at places of its own; what exists stays as it is.",
+        "- Cores, `--resources gpu=...`, profiles, `KDMVS_...` variables, devices, how much Snakemake says: nothing.",
+        "- A photograph, camera or `pair.txt` of a scan: `prepare` of that scan, and what follows from it. Trainings",
+        "  follow from the scans that they train on.",
+        "- A file that was touched but not changed: nothing, up to `max-checksum-file-size` of the profile.",
+        "",
+        "## Code",
+        "",
+        "An edit of a module reruns the rules named beside it and what follows from them. Comments, docstrings and",
+        "layout do not count. Nothing beside a module: it is part of no stage.",
+        "",
+        *_table(["module", "rules"], _code_rows()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _settings_rows() -> Iterator[list[str]]:
+    seen = set()
+    for base in (RUN, laid_over(RUN, {"dataset": {"kind": "mvsnet", "root": "data"}})):
+        for key, value in settings_of_stages(base):
+            if key not in seen:
+                seen.add(key)
+                yield [f"`{key}`", *row(reruns(base, laid_over(base, overlay(key, value))))]
+
+
+def _table(header: list[str], rows: Iterator[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or with --check say that it differs; the exit code."""
+    text = page()
+    if arguments == ["--check"]:
+        if not PAGE.is_file() or PAGE.read_text() != text:
+            print(f"{PAGE.relative_to(FOLDER.parent)}: differs from the library; run `make fix`", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""Several experiments side by side: what every artifact of a run is made from, and which artifacts variants share.
+
+An artifact's key is a digest of the settings of its stage and of the keys of what it is made from. Two variants with
+the same key need the artifact once: it lies with the first of them that has it, and the run itself comes before its
+variants. The same keys say what a changed setting makes stale (`kdmvs.rerun_page`), and the workflow's tests compare
+that with what Snakemake plans. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from kdmvs.config import RunSettings
+
+PER_MODEL = {
+    "depth": "infer",
+    "agreement": "check",
+    "labels": "encode",
+    "fused": "fuse",
+    "evaluation": "evaluate",
+}
+"""Artifacts of a model, one file per scan, and the rules that make them."""
+
+PER_VARIANT = {"figures": "figures", "curves": "curves", "summary": "summarise"}
+"""Artifacts of all models of a variant together, and the rules that make them."""
+
+UNSET = ("curves", "summarise")
+"""Rules whose stage reads no settings."""
+
+
+class Plan:
+    """The artifacts of a run and its variants.
+
+    A place is the folder of an artifact below the results: `teacher` or, of a variant, `loose/teacher`; for what all
+    models of a variant have in common "" or `loose`. `code` says for a stage which code it has, where keys should tell.
+    """
+
+    def __init__(self, run: RunSettings, code: Mapping[str, str] | None = None) -> None:
+        self._code = code or {}
+        self.experiments = run.experiments()
+        self.changes = {"": {}, **run.changes()}
+        self.key = cache(self._key)
+        self._homes: dict[tuple[str, str], str] = {}
+        for variant, settings in self.experiments.items():
+            for kind in ("checkpoint", *PER_MODEL):
+                for model in settings.models():
+                    self._homes.setdefault((kind, self.key(variant, kind, model)), _place(variant, model))
+            for kind in PER_VARIANT:
+                self._homes.setdefault((kind, self.key(variant, kind, "")), variant)
+
+    def place(self, variant: str, kind: str, model: str = "") -> str:
+        """Where an artifact of a variant lies: with the first variant whose artifact is the same."""
+        return self._homes[kind, self.key(variant, kind, model)]
+
+    def places(self, kind: str) -> tuple[str, ...]:
+        """The places at which artifacts of a kind are made, each once."""
+        return tuple(place for (name, _), place in self._homes.items() if name == kind)
+
+    def settings(self, place: str) -> RunSettings:
+        """The settings of the variant that a place belongs to."""
+        return self.experiments[split(place)[0]]
+
+    def source(self, place: str, kind: str) -> str:
+        """The place of the artifact of a kind that an artifact at a place is made from; of the same model."""
+        variant, model = split(place)
+        return self.place(variant, kind, model)
+
+    def teacher_of(self, place: str) -> str:
+        """The place of the labels that the student at a place learns from: those of the model before it."""
+        variant, model = split(place)
+        return self.place(variant, "labels", before(model))
+
+    def _key(self, variant: str, kind: str, model: str) -> str:
+        run = self.experiments[variant]
+
+        def of(kind: str, models: Iterable[str] = (model,)) -> list[str]:
+            return [self.key(variant, kind, name) for name in models]
+
+        def by(rule: str) -> list[str]:
+            stage = "teacher" if rule == "control" else rule
+            return [rule, self._code.get(stage, ""), run.settings_of(rule) if rule not in UNSET else ""]
+
+        match kind:
+            case "scans":
+                parts = by("prepare")
+            case "checkpoint":
+                rule = model if model in ("teacher", "control") else "student"
+                parts = [*by(rule), *run.scans.training, *of("scans", [""])]
+                parts += of("labels", [before(model)]) if rule == "student" else []
+            case "depth":
+                parts = [*by("infer"), *of("scans", [""]), *of("checkpoint")]
+            case "agreement":
+                parts = [*by("check"), *of("depth")]
+            case "labels":
+                parts = [*by("encode"), *of("agreement")]
+            case "fused":
+                parts = [*by("fuse"), *of("depth")]
+            case "evaluation":
+                parts = [*by("evaluate"), *of("fused")]
+            case "figures":
+                models = run.models()
+                parts = [*by("figures"), *models, *of("agreement", models), *of("fused", models)]
+            case "curves":
+                parts = [*by("curves"), *run.models(), *of("checkpoint", run.models())]
+            case "summary":
+                parts = [*by("summarise"), *run.models(), *run.scans.evaluation, *of("evaluation", run.models())]
+            case _:
+                raise ValueError(kind)
+        return hashlib.sha256(json.dumps([kind, parts]).encode()).hexdigest()[:16]
+
+
+def before(model: str) -> str:
+    """The model that teaches a round."""
+    number = int(model.removeprefix("round"))
+    return f"round{number - 1}" if number > 1 else "teacher"
+
+
+def split(place: str) -> tuple[str, str]:
+    """Variant and model of a place."""
+    variant, _, model = place.rpartition("/")
+    return variant, model
+
+
+def in_words(changes: Mapping[str, object]) -> str:
+    """What a variant changes: `consistency.sources=3, fusion.confidence=0.2`."""
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items()) or "nothing"
+
+
+def _place(variant: str, model: str) -> str:
+    return f"{variant}/{model}" if variant else model

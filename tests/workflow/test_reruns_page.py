@@ -1,0 +1,114 @@
+"""Every row of docs/reruns.md, made in a finished run: Snakemake plans what the page says, no more and no less.
+
+What the page says follows from `kdmvs.variants` and `kdmvs.provenance`; what Snakemake plans follows from the rules.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from kdmvs import rerun_page
+from tests.workflow.conftest import ROOT, TINY
+
+pytestmark = pytest.mark.xdist_group("finished workflow")
+
+SETTINGS = dict(rerun_page.settings_of_stages(TINY))
+MODULES = rerun_page.users_of_modules()
+PHOTOGRAPHS = {"dataset": {"kind": "mvsnet", "root": "photographs", "image_size": None}}
+TAKEN = {**TINY, **PHOTOGRAPHS}
+OF_PHOTOGRAPHS = {k: v for k, v in rerun_page.settings_of_stages(TAKEN) if k.startswith("dataset.")}
+
+
+def copied(finished, folder):
+    """A finished run of its own that a test may change."""
+    return type(finished)(shutil.copytree(finished.folder, folder))
+
+
+@pytest.fixture(scope="module")
+def walked(finished, tmp_path_factory):
+    """What Snakemake plans for every row of the tables, all with one start of Snakemake; one scan per job."""
+    finished = copied(finished, tmp_path_factory.mktemp("walked") / "checkout")
+    finished.configure("tiny.yaml", {**TINY, "scans_per_job": 1})
+    finished.snakemake("--touch", "--configfile", "tiny.yaml")
+    requests = {}
+    for number, (key, value) in enumerate(SETTINGS.items()):
+        requests[key] = (["tiny.yaml", finished.configure(f"walk{number}.yaml", rerun_page.overlay(key, value))], None)
+    for number, (text, change) in enumerate(rerun_page.EVENTS.items()):
+        requests[text] = (["tiny.yaml", finished.configure(f"event{number}.yaml", change)], None)
+    for path in MODULES:
+        requests[path] = (["tiny.yaml"], path)
+    return finished.planned_each(requests)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_changed_setting_reruns_what_the_page_says(walked, key):
+    expected = rerun_page.reruns(TINY, rerun_page.laid_over(TINY, rerun_page.overlay(key, SETTINGS[key])))
+    assert expected, "the page must not say that a setting of a stage changes nothing"
+    assert set(walked[key]) == expected
+
+
+@pytest.mark.parametrize("text", rerun_page.EVENTS)
+def test_a_change_of_the_run_reruns_what_the_page_says(walked, text):
+    expected = rerun_page.reruns(TINY, rerun_page.laid_over(TINY, rerun_page.EVENTS[text]))
+    assert set(walked[text]) == expected
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_an_edited_module_reruns_the_stages_that_reach_it_and_what_follows(walked, path):
+    assert set(walked[path]) == rerun_page.reruns(TINY, TINY, MODULES[path])
+
+
+def test_what_changes_no_number_reruns_nothing(finished, monkeypatch):
+    for name, value in {"KDMVS_WORKERS": "3", "KDMVS_SAVE_EVERY_S": "1", "KDMVS_RANKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for arguments in (
+        ["--cores", "1"], ["--resources", "gpu=4"], ["--resources", "gpu=0"], ["--verbose"], ["--quiet", "rules"],
+        ["--retries", "3"],
+    ):  # fmt: skip
+        done = finished.snakemake("-n", "--configfile", "tiny.yaml", *arguments)
+        assert "Nothing to be done" in done.stdout + done.stderr, arguments
+
+
+@pytest.fixture(scope="module")
+def photographed(finished, tmp_path_factory):
+    """The finished run once more, as if its scans had been converted from photographs in the MVSNet layout."""
+    folder = tmp_path_factory.mktemp("photographed") / "checkout"
+    made = copied(finished, folder)
+    for scan in "abc":
+        shutil.copytree(folder / "results" / "tiny" / "scans" / scan, folder / "photographs" / scan)
+    made.configure("taken.yaml", TAKEN)
+    made.snakemake("--touch", "--configfile", "taken.yaml")
+    assert not made.planned("taken.yaml")
+    return made
+
+
+def test_a_setting_of_photographs_reruns_what_the_page_says(photographed):
+    requests = {}
+    for key, value in OF_PHOTOGRAPHS.items():
+        name = photographed.configure(f"{key}.yaml", rerun_page.overlay(key, value))
+        requests[key] = (["taken.yaml", name], None)
+    planned = photographed.planned_each(requests)
+    for key, value in OF_PHOTOGRAPHS.items():
+        expected = rerun_page.reruns(TAKEN, rerun_page.laid_over(TAKEN, rerun_page.overlay(key, value)))
+        assert set(planned[key]) == expected, key
+
+
+@pytest.mark.parametrize(("scan", "trains"), [("c", False), ("a", True)])
+def test_one_more_photograph_reruns_its_scan_and_what_follows(photographed, scan, trains):
+    images = photographed.folder / "photographs" / scan / "images"
+    new = images / "00000099.png"
+    shutil.copy(sorted(images.rglob("*.png"))[0], new)
+    try:
+        planned = photographed.planned("taken.yaml")
+    finally:
+        new.unlink()
+    assert planned["prepare"] == 1
+    assert ("teacher" in planned) == trains
+    assert {"infer_teacher", "fuse_teacher", "evaluate_round1", "summarise"} <= set(planned)
+    assert not photographed.planned("taken.yaml")
+
+
+def test_the_page_is_what_the_library_says():
+    assert (ROOT / "docs" / "reruns.md").read_text() == rerun_page.page()
