@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 # make check  lint, format, types, import contract, workflow lint, tests
 # make fix    format everything, write the generated pages
+# make bench  what is fast, measured beside a plain reference      make graph  docs/rules.md
 # make seeds  the demo and its control with three seeds, mean and spread
 # make photographs  the workflow on real photographs      make clean  drop results
 #
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs seeds setup test check lint fix clean
+.PHONY: demo photographs seeds setup test check lint fix bench graph clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
@@ -48,12 +49,25 @@ lint: $(STAMP)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
 	$(BIN)/python -m kdmvs.config_page --check
+	$(BIN)/python -m kdmvs.rerun_page --check
 
 fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 	$(BIN)/python -m kdmvs.config_page
+	$(BIN)/python -m kdmvs.rerun_page
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.dag
+
+# The picture of the rules in the documentation; a test compares it with the rules.
+graph: $(STAMP)
+	{ printf '%s\n\n' '# The rules' 'Written by `make graph`. What each one writes: the head of workflow/Snakefile.'; \
+	  echo '```mermaid'; \
+	  $(BIN)/snakemake --rulegraph mermaid-js --configfile config/demo.yaml --config scans_per_job=1 2> /dev/null \
+	    | sed '/^---/,/^---/d; /style/d'; \
+	  echo '```'; } > docs/rules.md
 
 clean:
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -r {} +

@@ -27,6 +27,18 @@ def run(arguments: Sequence[str]) -> None:
         raise SettingsError(f"expected results folders, e.g. results/demo, found {' '.join(arguments) or 'none'}")
     folders = [Path(argument) for argument in arguments]
     print(text(folders[0]) if len(folders) == 1 else spread(folders))
+    comparison = folders[0] / "comparison.csv"
+    if len(folders) == 1 and comparison.is_file():
+        print(compared(comparison))
+
+
+def compared(path: Path) -> str:
+    """The variants of an experiment side by side, ready to print."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [column for column in ("variant", *COLUMNS) if rows and column in rows[0]]
+    lines = _aligned([columns] + [[_short(row[column]) for column in columns] for row in rows])
+    return "\n".join(["", "variants", *lines, "", f"changes   {path}"])
 
 
 def spread(folders: Sequence[Path]) -> str:

@@ -97,7 +97,20 @@ def test_every_rule_says_all_that_a_rule_has_to_say(path):
     for directive in ("output", "log", "benchmark", "conda", "threads", "resources", "params", "message", "shell"):
         assert len(re.findall(rf"^ *{directive}:", text, re.MULTILINE)) == rules, directive
     assert text.count("code=code(") == rules
-    assert len(re.findall(r"settings=settings\(|experiment=RUN\.experiment", text)) == rules
+    assert len(re.findall(r"settings=settings\(", text)) == text.count("--settings {params.settings:q}")
+
+
+def test_the_picture_of_the_rules_is_that_of_the_rules(checkout):
+    def edges(text: str) -> set[tuple[str, str]]:
+        names = dict(re.findall(r"(id\d+)\[(\w+)\]", text))
+        return {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", text)}
+
+    drawn = checkout.snakemake(
+        "--rulegraph", "mermaid-js", "--configfile", "config/demo.yaml", "--config", "scans_per_job=1"
+    )
+    found = edges(drawn.stdout)
+    assert ("encode", "student") in found
+    assert edges((ROOT / "docs" / "rules.md").read_text()) == found, "run `make graph`"
 
 
 def test_every_stage_is_called_by_a_rule():

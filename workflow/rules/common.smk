@@ -7,10 +7,20 @@ from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
+# The library beside this workflow; where the workflow is a module from a repository, the one that is installed.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
-sys.path.insert(0, str(ROOT))
+BESIDE = [str(ROOT)] if (ROOT / "kdmvs").is_dir() else []
+sys.path[:0] = BESIDE
 
-import kdmvs.config
+try:
+    import kdmvs.config
+except ModuleNotFoundError as error:
+    print(
+        f"kdmvs: expected the library beside the workflow or installed, found no module {error.name}; "
+        "`pip install` the version of kdmvs that the workflow comes from",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import code_digest, files_digest
 from kdmvs.variants import Plan, in_words, split
@@ -25,7 +35,7 @@ gc.disable()
 os.environ.update(
     KDMVS_SCHEDULER=str(os.getpid()),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    PYTHONPATH=os.pathsep.join(filter(None, [*BESIDE, os.environ.get("PYTHONPATH")])),
     PYTHONUNBUFFERED="1",
 )
 

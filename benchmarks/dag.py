@@ -1,0 +1,155 @@
+"""How long Snakemake plans: `snakemake -n` of 10, 100 and 1000 scans and three rounds, against a plain workflow.
+
+The plain one has the same stages and files and nothing else: one job per scan, no settings, digests, logs or pictures,
+`touch` as command. Both are planned in turn on the same machine. `make bench` prints the table and writes it to
+benchmarks/results/dag.json (`target`: seconds) and dag.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 3
+TARGET_S = 20.0
+RESULTS = ROOT / "benchmarks" / "results" / "dag.json"
+
+PLAIN = """
+SCANS = [f"scan{{i}}" for i in range({training})]
+SCORED = SCANS[:{evaluation}]
+MODELS = ["teacher"] + [f"round{{r}}" for r in range(1, {rounds} + 1)]
+
+rule all:
+    input: expand("{{m}}/evaluation/{{s}}", m=MODELS, s=SCORED), f"{{MODELS[-1]}}/checkpoint"
+
+rule prepare:
+    output: "scans/{{s}}"
+    shell: "touch {{output}}"
+
+rule teacher:
+    input: expand("scans/{{s}}", s=SCANS)
+    output: "teacher/checkpoint"
+    shell: "touch {{output}}"
+
+rule student:
+    input: expand("scans/{{s}}", s=SCANS), lambda w: expand("{{m}}/labels/{{s}}", m=MODELS[int(w.r) - 1], s=SCANS)
+    output: "round{{r}}/checkpoint"
+    shell: "touch {{output}}"
+
+rule infer:
+    input: "{{m}}/checkpoint", "scans/{{s}}"
+    output: "{{m}}/depth/{{s}}"
+    shell: "touch {{output}}"
+
+rule check:
+    input: "scans/{{s}}", "{{m}}/depth/{{s}}"
+    output: "{{m}}/agreement/{{s}}"
+    shell: "touch {{output}}"
+
+rule encode:
+    input: "{{m}}/depth/{{s}}", "{{m}}/agreement/{{s}}"
+    output: "{{m}}/labels/{{s}}"
+    shell: "touch {{output}}"
+
+rule fuse:
+    input: "scans/{{s}}", "{{m}}/depth/{{s}}"
+    output: "{{m}}/fused/{{s}}"
+    shell: "touch {{output}}"
+
+rule evaluate:
+    input: "scans/{{s}}", "{{m}}/depth/{{s}}", "{{m}}/fused/{{s}}"
+    output: "{{m}}/evaluation/{{s}}"
+    shell: "touch {{output}}"
+"""
+
+
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.monotonic()
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+sys.stdout.write(done.stdout + done.stderr)
+print("measured", used.ru_utime + used.ru_stime, time.monotonic() - start, used.ru_maxrss / 1024)
+sys.exit(done.returncode)
+"""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One plan: its jobs, seconds of CPU time and of the wall clock, and peak memory in MiB."""
+
+    jobs: int
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+
+
+def plan(folder: Path, *arguments: str) -> Planned:
+    """Plan in a folder and measure the process; only the table of jobs is printed, as `-n --quiet rules` does."""
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "--cores", "8", *arguments]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout[-2000:])
+    jobs = re.search(r"^total +(\d+)", done.stdout, re.MULTILINE)
+    cpu, wall, peak = map(float, done.stdout.splitlines()[-1].split()[1:])
+    return Planned(int(jobs[1]) if jobs else 0, cpu, wall, peak)
+
+
+def ours(folder: Path, training: int, evaluation: int, scans_per_job: int) -> list[str]:
+    """The arguments that plan this project's workflow."""
+    names = [f"scan{i}" for i in range(training)]
+    content = {
+        "experiment": "large",
+        "rounds": ROUNDS,
+        "scans_per_job": scans_per_job,
+        "dataset": {"kind": "synthetic"},
+        "scans": {"training": names, "evaluation": names[:evaluation]},
+    }
+    path = folder / "large.json"
+    path.write_text(json.dumps(content))
+    return ["-s", str(ROOT / "Snakefile"), "--configfile", path.name]
+
+
+def plain(folder: Path, training: int, evaluation: int) -> list[str]:
+    """The arguments that plan the plain workflow."""
+    path = folder / "plain.smk"
+    path.write_text(PLAIN.format(training=training, evaluation=evaluation, rounds=ROUNDS))
+    return ["-s", path.name]
+
+
+CASES = [(10, 10, 1), (100, 20, 1), (100, 100, 1), (1000, 20, 1), (1000, 20, 10), (1000, 1000, 1), (1000, 1000, 20)]
+"""Training scans, evaluated scans, scans per job."""
+
+
+def main() -> None:
+    rows, found = [], []
+    for training, evaluation, scans_per_job in CASES:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            mine = plan(folder, *ours(folder, training, evaluation, scans_per_job))
+            reference = plan(folder, *plain(folder, training, evaluation))
+        case = f"{training} scans, {evaluation} evaluated, {scans_per_job} per job"
+        ratio = mine.cpu_s / reference.cpu_s
+        rows.append(
+            f"| {case} | {mine.jobs} | {mine.wall_s:.1f} | {mine.cpu_s:.1f} | {mine.peak_mib:.0f} "
+            f"| {reference.jobs} | {reference.cpu_s:.1f} | {reference.peak_mib:.0f} | {ratio:.2f} |"
+        )
+        print(rows[-1], flush=True)
+        target = TARGET_S if training == 1000 else None
+        found.append({"name": f"dry-run, {case}", "ratio": ratio, "target": target, **asdict(mine)})
+    head = ["case", "jobs", "wall s", "CPU s", "MiB", "plain: jobs", "CPU s", "MiB", "CPU ratio"]
+    table = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head))] + rows
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    RESULTS.with_suffix(".md").write_text("\n".join(table) + "\n")
+    print("\n".join(["", *table]))
+
+
+if __name__ == "__main__":
+    main()
