@@ -82,13 +82,20 @@ def test_a_process_that_a_job_leaves_behind_is_ended_before_the_device_is_free(s
     assert not alive(int((tmp_path / "left").read_text()))
 
 
-@pytest.mark.parametrize("victim", ["outer", "inner", "command"])
+@pytest.mark.parametrize("victim", ["outer", "inner", "command", "both keepers"])
 def test_whatever_is_killed_the_devices_come_free_only_when_all_is_dead(start, tmp_path, victim):
-    spawn = "import subprocess; p = subprocess.Popen(['sleep', '60'], start_new_session=True)"
+    if victim == "both keepers":  # then nobody is left to end more than the command
+        spawn = "import subprocess; p = subprocess.Popen(['true'])"
+        tell_and_wait = "; import time; time.sleep(60)"
+    else:
+        spawn = "import subprocess; p = subprocess.Popen(['sleep', '60'], start_new_session=True)"
+        tell_and_wait = "; p.wait()"
     tell = "import os, pathlib; pathlib.Path('pids').write_text(f'{os.getppid()} {os.getpid()} {p.pid}')"
-    first = start(2, f"{spawn}; {tell}; p.wait()")
+    first = start(2, f"{spawn}; {tell}{tell_and_wait}")
     inner, command, below = map(int, wait_for(tmp_path / "pids").split())
-    os.kill({"outer": first.pid, "inner": inner, "command": command}[victim], signal.SIGKILL)
+    doomed = {"outer": [first.pid], "inner": [inner], "command": [command], "both keepers": [first.pid, inner]}
+    for pid in doomed[victim]:
+        os.kill(pid, signal.SIGKILL)
     runs = f"from kdmvs.supervise import alive; raise SystemExit(alive({below}))"
     second = start(1, runs)
     assert second.wait(20) == 0, "the device was given while a process of the killed job still ran"
