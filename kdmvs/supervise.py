@@ -96,7 +96,9 @@ def scheduler() -> Process | None:
             return found
         pid = parent_of(pid)
     if found.gone():
-        raise OrphanError(f"expected Snakemake (process {named}) above this job, found that it has ended; start it again")
+        raise OrphanError(
+            f"expected the Snakemake of this job (process {named}), found that it has ended; start it again"
+        )
     return None
 
 
@@ -131,8 +133,8 @@ def run(command: Sequence[str], above: Process | None) -> int:
 
 def _become(command: Sequence[str]) -> int:
     """Replace this process by the command."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores them, and that would be inherited
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and that would be inherited
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
     try:
         os.execvp(command[0], list(command))
@@ -162,10 +164,10 @@ def _keep(start: Callable[[], int], patient: Process | None = None, impatient: P
     while (status := _reap(child)) is None:
         asking = leaving is not None or len(handles) < len(watched)
         select.select([heard, *([] if leaving is not None else handles)], [], [], 0.1 if asking else None)
-        for number in _read(heard):
-            if number != signal.SIGCHLD and time.monotonic() - passed_on.get(number, -9.0) > 1:
-                passed_on[number] = time.monotonic()
-                _send(child, number)
+        for received in _read(heard):
+            if received != signal.SIGCHLD and time.monotonic() - passed_on.get(received, -9.0) > 1:
+                passed_on[received] = time.monotonic()
+                _send(child, received)
         if impatient is not None and impatient.gone():
             _end(child, 0)
         elif leaving is None and patient is not None and patient.gone():

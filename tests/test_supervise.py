@@ -116,7 +116,7 @@ def test_a_job_that_begins_after_the_death_of_its_snakemake_does_not_begin(below
 
 
 def test_a_signal_reaches_the_command_once_even_where_all_processes_get_it(below, tmp_path):
-    """As a batch system signals: outer keeper, inner keeper and command. The command then hears it twice, not thrice."""
+    """As a batch system signals: outer keeper, inner keeper and command, which then hears it twice, not thrice."""
     snakemake = below(f"exec {WRAPPED} {sys.executable} code.py", COUNTING)
     job = pid_of(tmp_path)
     inner = int(Path(f"/proc/{job}/stat").read_text().rpartition(") ")[2].split()[1])

@@ -50,7 +50,9 @@ def run(
     check_parallel(scan=scan, out=out, clouds=clouds)
     check_models(model, len(scan), depth=depth, agreement=agreement, cloud=cloud)
     parts = [slice(k * len(model), (k + 1) * len(model)) for k in range(len(scan))]
-    made_from = [[*model, path, *depth[p], *agreement[p], *cloud[p]] for path, p in zip(scan, parts, strict=True)]
+    made_from: list[list[Path | str]] = [
+        [*model, path, *depth[p], *agreement[p], *cloud[p]] for path, p in zip(scan, parts, strict=True)
+    ]
     for k in unkept("figures", settings.canonical(), made_from, list(zip(out, clouds, strict=True))):
         opened, part = Scan.open(scan[k]), parts[k]
         views = shown_views(len(opened), settings.views)

@@ -42,7 +42,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def files(scans: list[Path], tmp_path: Path) -> dict[str, list[Path]]:
     """Depth of every scan, the third damaged; where each stage writes."""
     depth = [write_depth(tmp_path / "depth" / f"{name}.h5", scan) for name, scan in zip(NAMES, scans, strict=True)]
-    out = {stage: [tmp_path / stage / f"{name}.out" for name in NAMES] for stage in ("check", "encode", "fuse", "score")}
+    stages = ("check", "encode", "fuse", "score")
+    out = {stage: [tmp_path / stage / f"{name}.out" for name in NAMES] for stage in stages}
     check.run(ConsistencySettings(**LOOSE), scans, depth, [tmp_path / "agreement" / f"{name}.h5" for name in NAMES])
     fuse.run(FusionSettings(**LOOSE), scans, depth, [tmp_path / "cloud" / f"{name}.ply" for name in NAMES])
     depth[2].rename(depth[2].with_suffix(".whole"))

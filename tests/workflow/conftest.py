@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ TINY = {
     "scans_per_job": 2,
     "dataset": {"kind": "synthetic", "image_size": [64, 96], "views": 4, "lights": 1, "reference_points": 1000},
     "scans": {"training": ["a", "b"], "evaluation": ["b", "c"]},
-    "teacher": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
+    "teacher": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 4, "steps_per_epoch": 1}},
     "student": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
     "inference": {"views": 2},
     "consistency": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
@@ -31,7 +32,7 @@ TINY = {
     "figures": {"views": 1},
     "resources": {rule: {"threads": 1} for rule in ("teacher", "student", "infer", "check", "fuse")},
 }
-"""Two training scans, of which one is also evaluated, and one more to evaluate; one step, so nothing is any good."""
+"""Two training scans, of which one is also evaluated, and one more to evaluate; few steps, so nothing is any good."""
 TINY["teacher"]["network"] = TINY["student"]["network"] = {"hypotheses": [8, 8, 8], "feature_channels": 2}
 
 
@@ -41,14 +42,20 @@ class Checkout:
 
     folder: Path
 
-    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here, without devices and without leaving anything outside."""
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start Snakemake here, without devices and without leaving anything outside."""
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop("PYTHONPATH", None)
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-8000:]
-        return done
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, **streams)
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here to its end."""
+        running = self.start(*arguments)
+        stdout, stderr = running.communicate()
+        assert running.returncode == 0 or not check, stdout[-4000:] + stderr[-8000:]
+        return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
 
     def configure(self, name: str, content: dict) -> str:
         (self.folder / name).write_text(yaml.safe_dump(content))
