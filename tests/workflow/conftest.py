@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import urlsafe_b64decode
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ class Checkout:
     def configure(self, name: str, content: dict) -> str:
         (self.folder / name).write_text(yaml.safe_dump(content))
         return name
+
+    def outputs(self, kind: str = "metadata") -> set[str]:
+        """The outputs of which Snakemake has written down that they are made (`incomplete`: being made)."""
+        folder = self.folder / ".snakemake" / kind
+        names = ["".join(path.relative_to(folder).parts) for path in folder.rglob("*") if path.is_file()]
+        return {urlsafe_b64decode(name.replace("@", "")).decode() for name in names}
 
     def planned(self, *configurations: str) -> Counter[str]:
         """How often each rule would run; the suffix of a shard (`_training_0`) is left out of its name."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import random
 import signal
@@ -91,21 +90,19 @@ class Interrupted:
 
     def finished(self) -> dict[str, int]:
         """Outputs of jobs that Snakemake knows to be finished, and when they were last changed."""
-        state = self.checkout.folder / ".snakemake"
-
-        def known(kind: str) -> set[str]:
-            names = [path.relative_to(state / kind) for path in (state / kind).rglob("*") if path.is_file()]
-            return {base64.urlsafe_b64decode("".join(p.lstrip("@") for p in name.parts)).decode() for name in names}
-
-        running = {Path(name).parent for name in known("incomplete")}  # the outputs of a job are recorded one by one
-        names = {name for name in known("metadata") if Path(name).parent not in running}
+        # The outputs of a job are recorded one by one, so those beside an unfinished one may be unfinished, too.
+        running = {Path(name).parent for name in self.checkout.outputs("incomplete")}
+        names = {name for name in self.checkout.outputs() if Path(name).parent not in running}
         return {name: path.stat().st_mtime_ns for name in names if (path := self.checkout.folder / name).exists()}
 
-    def disturb(self, way: str) -> bool:
-        """Run until a random moment, kill, and look at what is left; whether the run ended before."""
+    def disturb(self, way: str, least: int) -> bool:
+        """Run until `least` outputs are finished and a moment longer, then kill; whether the run ended before."""
         running = self.start()
+        at_once = self.chance.random() < 0.1  # while Snakemake starts
+        while running.poll() is None and not at_once and (len(self.finished()) < least or not below(running.pid)):
+            time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):
-            running.wait(self.chance.uniform(0.5, 9))
+            running.wait(self.chance.uniform(0, 3))
         done = self.finished()
         tree = below(running.pid)
         jobs = sorted(pid for pid in tree if parent_of(pid) == running.pid)
@@ -148,8 +145,9 @@ def test_killed_at_random_moments_the_run_ends_in_the_bytes_of_an_undisturbed_on
     interrupted = Interrupted(new_checkout(tmp_path / "checkout"), random.Random(SEED))
     ways = [WAYS[k % len(WAYS)] for k in range(KILLS)]
     interrupted.chance.shuffle(ways)
-    for way in ways:
-        if interrupted.disturb(way):
+    outputs = len(finished.outputs())
+    for k, way in enumerate(ways):
+        if interrupted.disturb(way, k * outputs // len(ways)):
             break
     else:
         for _ in range(2):
