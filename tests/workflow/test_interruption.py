@@ -103,20 +103,19 @@ class Interrupted:
             time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):
             running.wait(self.chance.uniform(0, 3))
-        done = self.finished()
-        tree = below(running.pid)
-        jobs = sorted(pid for pid in tree if parent_of(pid) == running.pid)
+        while way == "a job" and running.poll() is None and not below(running.pid):
+            time.sleep(0.02)
+        done, tree = self.finished(), below(running.pid)
         self.nothing_done_twice()
         if running.poll() is not None:
             assert running.returncode == 0 or self.unlock_if_told(), self.said()[-6000:]
-            return running.returncode == 0
+            return running.returncode == 0 or self.disturb(way, least)
         self.done = done
-        if way == "a job" and jobs:
-            victim = self.chance.choice(jobs)
+        if way == "a job":
+            victim = self.chance.choice(sorted(pid for pid in tree if parent_of(pid) == running.pid) or [running.pid])
             kill({victim} | below(victim))
             running.wait(120)
         else:
-            way = "everything" if way == "a job" else way
             kill({running.pid} | (tree if way == "everything" else set()))
             running.wait(10)
             killed = time.monotonic()
