@@ -16,8 +16,8 @@ from kdmvs.formats.atomic import replacing
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values to a temporary name, flush, rename."""
-    with replacing(path) as part:
-        torch.save(dict(content), part)
+    with replacing(path) as part, part.open("wb") as file:
+        torch.save(dict(content), file)  # given a path, it would write the name of the temporary file into the bytes
 
 
 def read(path: Path) -> dict[str, Any]:

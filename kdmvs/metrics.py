@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdmvs.formats.atomic import replacing
+
 
 class MetricsLog:
     """metrics.csv (one row per step, and per validation) and TensorBoard events of one training."""
@@ -32,12 +34,10 @@ class MetricsLog:
         columns: dict[str, None] = {}
         for row in self.rows:
             columns.update(dict.fromkeys(row))
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(columns), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-        part.replace(self.path)
         self.board.flush()
 
     def close(self) -> None:

@@ -24,9 +24,12 @@ from kdmvs.errors import KdmvsError
 PACKAGE = "kdmvs"
 FOLDER = Path(__file__).parent
 
-UNCOUNTED = frozenset({"kdmvs.config", "kdmvs.errors", "kdmvs.provenance"})
-"""Modules that change no number: the values of the settings stand beside the digest, errors only speak, and this one
-writes the digest itself. A new setting of the fusion must not retrain the teacher."""
+UNCOUNTED = frozenset(
+    {"kdmvs.config", "kdmvs.errors", "kdmvs.provenance", "kdmvs.formats.atomic", "kdmvs.stages.keeping"}
+)
+"""Modules that change no number: the values of the settings stand beside the digest, errors only speak, this one
+writes the digest itself, and how a file gets or keeps its name changes nothing in it. A new setting of the fusion must
+not retrain the teacher."""
 
 COMPUTING = {
     "torch": "torch",

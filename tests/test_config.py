@@ -108,7 +108,17 @@ def test_every_setting_is_described():
     assert not nameless
 
 
-SHAPE_OF_THE_PLAN = {"experiment", "rounds", "control", "scans_per_job", "scans.training", "scans.evaluation"}
+SHAPE_OF_THE_PLAN = {
+    "experiment",
+    "rounds",
+    "control",
+    "scans_per_job",
+    "scans.training",
+    "scans.evaluation",
+    "scans.pictured",
+    "variants",
+    "sweep",
+}
 """Settings that decide which files are made; how each is made is in the settings string of its rule."""
 
 NO_NUMBERS = {"resources", "pathvars"}

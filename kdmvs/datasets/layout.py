@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from kdmvs.errors import DataError
+from kdmvs.formats.atomic import remove, unfinished
 from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import write_image, write_mask
 from kdmvs.formats.manifest import write_manifest
@@ -151,9 +152,9 @@ def writing(folder: Path, *, name: str, unit: str, size: tuple[int, int], lights
         size: (height, width) of every image; multiples of 32.
         lights: light conditions per view.
     """
-    staging = folder.with_name(folder.name + ".part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = unfinished(folder)
+    staging.mkdir()
     try:
         writer = LayoutWriter(staging, name, unit, size, lights)
         yield writer
@@ -161,19 +162,12 @@ def writing(folder: Path, *, name: str, unit: str, size: tuple[int, int], lights
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scan.json").unlink(missing_ok=True)
         for entry in ENTRIES:
-            _remove(folder / entry)
+            remove(folder / entry)
             if (staging / entry).exists():
                 os.replace(staging / entry, folder / entry)
         write_manifest(folder / "scan.json", manifest)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _digest(folder: Path) -> str:

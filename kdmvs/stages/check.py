@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdmvs.config import ConsistencySettings
 from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.keeping import unkept
 
 
 def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out: list[Path]) -> None:
@@ -24,7 +25,9 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
 
     check_parallel(scan=scan, depth=depth, out=out)
     here = device.choose()
-    for scan_path, depth_path, out_path in zip(scan, depth, out, strict=True):
+    made_from = list(zip(scan, depth, strict=True))
+    for k in unkept("check", settings.canonical(), made_from, [[path] for path in out]):
+        scan_path, depth_path, out_path = scan[k], depth[k], out[k]
         opened = Scan.open(scan_path)
         attributes = storage.attributes_of(settings, opened.name, "kdmvs.stages.check")
         confident, agreeing, kept = 0, 0, 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdmvs.config import EncodingSettings
 from kdmvs.stages.inputs import check_parallel, check_same, describe
+from kdmvs.stages.keeping import unkept
 
 
 def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], out: list[Path]) -> None:
@@ -17,7 +18,9 @@ def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], ou
     from kdmvs.pseudo_labels import fit
 
     check_parallel(depth=depth, agreement=agreement, out=out)
-    for depth_path, agreement_path, out_path in zip(depth, agreement, out, strict=True):
+    made_from = list(zip(depth, agreement, strict=True))
+    for k in unkept("encode", settings.canonical(), made_from, [[path] for path in out]):
+        depth_path, agreement_path, out_path = depth[k], agreement[k], out[k]
         with (
             storage.open_views(depth_path, kind="depth") as maps,
             storage.open_views(agreement_path, kind="agreement") as found,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kdmvs.config import EvaluationSettings
 from kdmvs.errors import DataError
 from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -28,7 +29,9 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
     from kdmvs.scans import Scan
 
     check_parallel(scan=scan, depth=depth, cloud=cloud, out=out)
-    for scan_path, depth_path, cloud_path, out_path in zip(scan, depth, cloud, out, strict=True):
+    made_from = list(zip(scan, depth, cloud, strict=True))
+    for k in unkept("evaluate", settings.canonical(), made_from, [[path] for path in out]):
+        scan_path, depth_path, cloud_path, out_path = scan[k], depth[k], cloud[k], out[k]
         opened = Scan.open(scan_path)
         provenance = storage.attributes_of(settings, opened.name, "kdmvs.stages.evaluate")
         cloud_score = score_cloud(settings, opened, cloud_path)

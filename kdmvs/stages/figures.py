@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
 from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,12 @@ def run(
 
     check_parallel(scan=scan, out=out, clouds=clouds)
     check_models(model, len(scan), depth=depth, agreement=agreement, cloud=cloud)
-    for k, scan_path in enumerate(scan):
-        opened = Scan.open(scan_path)
-        part = slice(k * len(model), (k + 1) * len(model))
+    parts = [slice(k * len(model), (k + 1) * len(model)) for k in range(len(scan))]
+    made_from: list[list[Path | str]] = [
+        [*model, path, *depth[p], *agreement[p], *cloud[p]] for path, p in zip(scan, parts, strict=True)
+    ]
+    for k in unkept("figures", settings.canonical(), made_from, list(zip(out, clouds, strict=True))):
+        opened, part = Scan.open(scan[k]), parts[k]
         views = shown_views(len(opened), settings.views)
         found = [maps_of(opened, *files, views) for files in zip(model, depth[part], agreement[part], strict=True)]
         blocks = [view_of(opened, i, [maps[n] for maps in found]) for n, i in enumerate(views)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kdmvs.config import FusionSettings
 from kdmvs.errors import DataError
 from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,9 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
 
     check_parallel(scan=scan, depth=depth, out=out)
     here = device.choose()
-    for scan_path, depth_path, out_path in zip(scan, depth, out, strict=True):
+    made_from = list(zip(scan, depth, strict=True))
+    for k in unkept("fuse", settings.canonical(), made_from, [[path] for path in out]):
+        scan_path, depth_path, out_path = scan[k], depth[k], out[k]
         opened = Scan.open(scan_path)
         with open_views_of(depth_path, opened, kind="depth") as maps:
             references = tqdm(range(len(opened)), desc=f"fuse {opened.name}", unit="view", disable=None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdmvs.config import InferenceSettings
 from kdmvs.stages.inputs import check_parallel
+from kdmvs.stages.keeping import unkept
 
 
 def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: list[Path]) -> None:
@@ -26,7 +27,9 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     checkpoints.load_into(network, content, str(checkpoint))
     here = device.choose()
     network.to(here).eval()
-    for scan_path, out_path in zip(scan, out, strict=True):
+    made_from = [[checkpoint, path] for path in scan]
+    for k in unkept("infer", settings.canonical(), made_from, [[path] for path in out]):
+        scan_path, out_path = scan[k], out[k]
         opened = Scan.open(scan_path)
         attributes = storage.attributes_of(settings, opened.name, "kdmvs.stages.infer")
         with storage.create(out_path, kind="depth", views=len(opened), size=opened.size, attributes=attributes) as file:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from kdmvs.config import DatasetSettings
 from kdmvs.errors import DataError, KdmvsError
+from kdmvs.provenance import files_digest
+from kdmvs.stages.keeping import unkept
 
 
 def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
@@ -27,7 +29,11 @@ def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
         )
     convert = CONVERTERS[settings.kind]()
     arguments = settings.model_dump(exclude={"kind"})
-    for scan, path in tqdm(list(zip(name, out, strict=True)), desc="prepare", unit="scan", disable=None):
+    root = arguments.get("root")
+    made_from = [[scan, files_digest(Path(root) / scan) if root else ""] for scan in name]
+    to_do = unkept("prepare", settings.canonical(), made_from, [[path] for path in out])
+    for k in tqdm(to_do, desc="prepare", unit="scan", total=len(name), disable=None):
+        scan, path = name[k], out[k]
         try:
             convert(scan, path.parent, **arguments)
         except KdmvsError as error:

@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import urlsafe_b64decode
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +28,7 @@ TINY = {
     "scans_per_job": 2,
     "dataset": {"kind": "synthetic", "image_size": [64, 96], "views": 4, "lights": 1, "reference_points": 1000},
     "scans": {"training": ["a", "b"], "evaluation": ["b", "c"]},
-    "teacher": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
+    "teacher": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 4, "steps_per_epoch": 1}},
     "student": {"network": {}, "sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
     "inference": {"views": 2},
     "consistency": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
@@ -34,7 +36,7 @@ TINY = {
     "figures": {"views": 1},
     "resources": {rule: {"threads": 1} for rule in ("teacher", "student", "infer", "check", "fuse")},
 }
-"""Two training scans, of which one is also evaluated, and one more to evaluate; one step, so nothing is any good."""
+"""Two training scans, of which one is also evaluated, and one more to evaluate; few steps, so nothing is any good."""
 TINY["teacher"]["network"] = TINY["student"]["network"] = {"hypotheses": [8, 8, 8], "feature_channels": 2}
 
 
@@ -44,12 +46,18 @@ class Checkout:
 
     folder: Path
 
-    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here, without devices and without leaving anything outside."""
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start Snakemake here, without devices and without leaving anything outside."""
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=self._environment(), capture_output=True, text=True)
-        assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-8000:]
-        return done
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        return subprocess.Popen(command, cwd=self.folder, env=self._environment(), **streams)
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here to its end."""
+        running = self.start(*arguments)
+        stdout, stderr = running.communicate()
+        assert running.returncode == 0 or not check, stdout[-4000:] + stderr[-8000:]
+        return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -59,6 +67,12 @@ class Checkout:
     def configure(self, name: str, content: dict) -> str:
         (self.folder / name).write_text(yaml.safe_dump(content))
         return name
+
+    def outputs(self, kind: str = "metadata") -> set[str]:
+        """The outputs of which Snakemake has written down that they are made (`incomplete`: being made)."""
+        folder = self.folder / ".snakemake" / kind
+        names = ["".join(path.relative_to(folder).parts) for path in folder.rglob("*") if path.is_file()]
+        return {urlsafe_b64decode(name.replace("@", "")).decode() for name in names}
 
     def planned(self, *configurations: str) -> Counter[str]:
         """How often each rule would run; the suffix of a shard (`_training_0`) is left out of its name."""
