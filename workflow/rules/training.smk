@@ -29,7 +29,7 @@ for place in PLAN.places("checkpoint"):
             "{rule}: training from photographs alone"
         shell:
             "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs teacher --settings {params.settings:q}"
-            " --scan {input.scan:q} --out {output.checkpoint:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"
+            " --scan {input.scan:q} --out {output.checkpoint:q} --metrics {output.metrics:q} 2>&1 | tee -i {log:q}"
 
 
 rule student:
@@ -58,4 +58,4 @@ rule student:
     shell:
         "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs student --settings {params.settings:q}"
         " --scan {input.scan:q} --label {input.label:q}"
-        " --out {output.checkpoint:q} --metrics {output.metrics:q} 2>&1 | tee {log:q}"
+        " --out {output.checkpoint:q} --metrics {output.metrics:q} 2>&1 | tee -i {log:q}"
