@@ -36,9 +36,10 @@ def train(
 
     Progress lies in `<out>.progress/<key>/`, the key being a digest of the settings, the code and the inputs: the same
     training is taken up where it stopped, another one starts anew. Snakemake deletes the declared outputs of a failed
-    job, so the progress is not among them. TensorBoard: `tensorboard --logdir results`.
+    job, so the progress is not among them. One training at a time is in `<out>.progress`: one whose scheduler was
+    killed may still run when it is asked for again. TensorBoard: `tensorboard --logdir results`.
     """
-    from kdmvs import checkpoints, device
+    from kdmvs import checkpoints, device, progress, ranks
     from kdmvs.formats.atomic import replacing
     from kdmvs.networks.table import build
     from kdmvs.sampling import split
@@ -56,8 +57,6 @@ def train(
         seed=chosen.seed,
     )
     name = stage.rsplit(".", 1)[1]
-    if samples.left_out:
-        print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
     if not len(samples):
         reason = (
             "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
@@ -67,7 +66,7 @@ def train(
         raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
     manifests = [path / "scan.json" if path.is_dir() else path for path in scan]
     root = out.with_name(out.name + ".progress")
-    progress = root / resume_key(settings.canonical(), digest, [*manifests, *(label or [])])
+    key = resume_key(settings.canonical(), digest, [*manifests, *(label or [])])
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")
     network = build(**description)
@@ -84,29 +83,52 @@ def train(
         precision=chosen.precision,
         seed=chosen.seed,
     )
-    print(
-        f"{name}: {len(samples)} samples of {len(scan)} scans, {schedule.steps} steps of {schedule.batch}", flush=True
-    )
-    content = fit(
-        network,
-        loss,
-        samples,
-        schedule,
-        progress=progress,
-        validation_share=chosen.validation_share,
-        validation_loss=validation_loss,
-        label=name,
-    )
-    with replacing(metrics) as part:
-        shutil.copyfile(progress / "metrics.csv", part)
-    provenance = {"network": description, "settings": settings.canonical(), "code": digest}
-    checkpoints.save(out, {**content, **provenance})
-    boards = root / "tensorboard"
-    shutil.rmtree(boards, ignore_errors=True)
-    shutil.move(progress / "tensorboard", boards)
-    for other in root.iterdir():
-        if other != boards:
-            shutil.rmtree(other)
+    with ranks.joined(device.choose()), progress.held(root, name):
+        speaks = ranks.rank() == 0
+        if ranks.from_first(speaks and is_finished(out, metrics, key)):
+            if speaks:
+                print(f"{name}: {out} is what these settings, code and inputs give; nothing to train", flush=True)
+            return
+        if speaks:
+            if samples.left_out:
+                print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
+            shared = f" on {ranks.count()} ranks" if ranks.count() > 1 else ""
+            steps = f"{schedule.steps} steps of {schedule.batch}{shared}"
+            print(f"{name}: {len(samples)} samples of {len(scan)} scans, {steps}", flush=True)
+        content = fit(
+            network,
+            loss,
+            samples,
+            schedule,
+            progress=root / key,
+            validation_share=chosen.validation_share,
+            validation_loss=validation_loss,
+            label=name,
+        )
+        if not speaks:
+            return
+        out.unlink(missing_ok=True)  # a checkpoint is never beside another training's metrics
+        with replacing(metrics) as part:
+            shutil.copyfile(root / key / "metrics.csv", part)
+        provenance = {"network": description, "settings": settings.canonical(), "code": digest, "resume_key": key}
+        checkpoints.save(out, {**content, **provenance})
+        boards = root / "tensorboard"
+        shutil.rmtree(boards, ignore_errors=True)
+        shutil.move(root / key / "tensorboard", boards)
+        for other in root.iterdir():
+            if other.is_dir() and other != boards:
+                shutil.rmtree(other)
+
+
+def is_finished(out: Path, metrics: Path, key: str) -> bool:
+    """Whether both files are there and the checkpoint is of the training with this key."""
+    from kdmvs import checkpoints
+    from kdmvs.errors import FormatError
+
+    try:
+        return metrics.exists() and checkpoints.read(out).get("resume_key") == key
+    except FormatError:
+        return False
 
 
 def resume_key(settings: str, code: str, inputs: Sequence[Path]) -> str:
