@@ -207,9 +207,14 @@ def fit(
             rate = (done - first) / (time.monotonic() - started)
             ends = time.strftime("%H:%M:%S", time.localtime(time.time() + (schedule.steps - done) / rate))
             bar.set_postfix(loss=f"{sum(window) / len(window):.4f}", ends=ends, refresh=False)
-            if done % schedule.steps_per_epoch == 0:
+            stopping = done < schedule.steps and ranks.any_of(asked())
+            ends_epoch = done % schedule.steps_per_epoch == 0
+            if ends_epoch or stopping or time.monotonic() - saved > every_s:
                 save(done)  # before the validation, which may take long and can be done again
                 saved = time.monotonic()
+            if stopping:
+                stop(done)
+            if ends_epoch:
                 held = validate(done)
                 if bar.disable and writes:
                     print(
@@ -221,12 +226,6 @@ def fit(
                         flush=True,
                     )
                 window = []
-            elif time.monotonic() - saved > every_s:
-                save(done)
-                saved = time.monotonic()
-            if done < schedule.steps and ranks.any_of(asked()):
-                save(done)
-                stop(done)
     if log is not None:
         log.close()
     return {

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kdmvs import ranks, training
-from kdmvs.errors import TrainingError
+from kdmvs.errors import RankError, TrainingError
 from kdmvs.losses.distillation import symmetric_divergence
 from kdmvs.losses.reconstruction import edge_aware_roughness, over_valid
 from kdmvs.ranks import SharedBatchNorm
@@ -30,7 +30,16 @@ TIMEOUT_S = 60
 
 
 def on_two_ranks(work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function of this module returns on each of two gloo ranks; a rank that hangs is a failure."""
+    """What a function of this module returns on each of two gloo ranks; an error of theirs is raised."""
+    found = answers(work, *arguments)
+    errors = [item for item in found if isinstance(item, BaseException)]
+    if errors:
+        raise errors[0]
+    return found
+
+
+def answers(work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function returns or raises on each of two gloo ranks; a rank that hangs is a failure."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         context = multiprocessing.get_context("fork")
         results = [context.Pipe(duplex=False) for _ in range(2)]
@@ -50,9 +59,6 @@ def on_two_ranks(work: Callable[..., Any], *arguments: Any) -> list[Any]:
     finally:
         for process in processes:
             process.kill()
-    errors = [item for item in found if isinstance(item, BaseException)]
-    if errors:
-        raise errors[0]
     return found
 
 
@@ -109,6 +115,20 @@ def test_shared_batch_norm_equals_batch_norm_of_the_whole_batch_with_gradients_a
         torch.testing.assert_close(part["bias"], whole.bias.grad, **close)
         for name, value in whole.state_dict().items():
             torch.testing.assert_close(part["state." + name], value, **close)
+
+
+def leave() -> None:
+    """Rank 1 fails where rank 0 waits for it."""
+    if ranks.rank() == 1:
+        raise ZeroDivisionError
+    ranks.total(torch.ones(()))
+
+
+def test_a_rank_whose_fellow_is_gone_says_that_and_not_what_gloo_says():
+    innocent, culprit = answers(leave)
+    assert isinstance(culprit, ZeroDivisionError)
+    assert isinstance(innocent, RankError)
+    assert str(innocent).startswith("rank 0 of 2 lost its fellow ranks (")
 
 
 def test_batch_norm_on_one_rank_and_in_evaluation_is_that_of_torch():
