@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import pickle
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,58 +18,8 @@ from kdmvs.ranks import SharedBatchNorm
 from kdmvs.sampling import Stream
 from kdmvs.scans import Sample
 from kdmvs.training import fit
+from tests.forks import answers, on_ranks
 from tests.test_training import Network, Pictures, schedule
-
-CPU = torch.device("cpu")
-TIMEOUT_S = 60
-
-
-def on_two_ranks(work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function of this module returns on each of two gloo ranks; an error of theirs is raised."""
-    found = answers(work, *arguments)
-    errors = [item for item in found if isinstance(item, BaseException)]
-    if errors:
-        raise errors[0]
-    return found
-
-
-def answers(work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function returns or raises on each of two gloo ranks; a rank that hangs is a failure."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        context = multiprocessing.get_context("fork")
-        results = [context.Pipe(duplex=False) for _ in range(2)]
-        processes = [
-            context.Process(target=_rank, args=(number, listening, results[number][1], work, arguments))
-            for number in range(2)
-        ]
-        for process in processes:
-            process.start()
-    found = []
-    try:
-        for process, (reader, writer) in zip(processes, results, strict=True):
-            writer.close()
-            assert reader.poll(TIMEOUT_S), f"{process.name} did not end in {TIMEOUT_S} s"
-            found.append(pickle.loads(reader.recv_bytes()))
-            process.join(TIMEOUT_S)
-    finally:
-        for process in processes:
-            process.kill()
-    return found
-
-
-def _rank(number: int, listening: socket.socket, answer: Any, work: Callable[..., Any], arguments: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(number), WORLD_SIZE="2", LOCAL_RANK=str(number), GLOO_SOCKET_IFNAME="lo", MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(listening.getsockname()[1]), KDMVS_LISTENING=str(listening.fileno()),
-    )  # fmt: skip
-    try:
-        with ranks.joined(CPU):
-            result = work(*arguments)
-        answer.send_bytes(pickle.dumps(result))
-    except BaseException as error:
-        answer.send_bytes(pickle.dumps(error))
-    os._exit(0)
 
 
 def halves(tensor: torch.Tensor) -> torch.Tensor:
@@ -103,7 +48,7 @@ def test_shared_batch_norm_equals_batch_norm_of_the_whole_batch_with_gradients_a
     with torch.no_grad():
         whole.weight.copy_(torch.rand(4, generator=generator))
         whole.bias.copy_(torch.rand(4, generator=generator))
-    parts = on_two_ranks(shared_norm, batch, weighting, whole)
+    parts = on_ranks(2, shared_norm, batch, weighting, whole)
     x = batch.clone().requires_grad_()
     y = whole(x)
     (y * weighting).sum().backward()
@@ -125,7 +70,7 @@ def leave() -> None:
 
 
 def test_a_rank_whose_fellow_is_gone_says_that_and_not_what_gloo_says():
-    innocent, culprit = answers(leave)
+    innocent, culprit = answers(2, leave)
     assert isinstance(culprit, ZeroDivisionError)
     assert isinstance(innocent, RankError)
     assert str(innocent).startswith("rank 0 of 2 lost its fellow ranks (")
@@ -235,7 +180,7 @@ def toys(tmp_path_factory) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
     with pytest.raises(SystemExit):
         trained(folder / "one then two")
     ranks.any_of = real
-    two = on_two_ranks(all_toys, folder)
+    two = on_ranks(2, all_toys, folder)
     trained(folder / "two then one")
     training.SAVE_EVERY_S = before
     return folder, one, two
