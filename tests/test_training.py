@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
+import subprocess
+import time
 
 import pytest
 import torch
@@ -118,6 +121,24 @@ def test_sigterm_saves_what_is_done_and_the_training_goes_on_bit_for_bit(tmp_pat
     resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+def test_sigterm_to_a_whole_job_leaves_the_loader_processes_to_the_step_in_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDMVS_WORKERS", "1")
+    calls: list[int] = []
+
+    def preempted(output, batch):
+        calls.append(1)
+        if len(calls) == 7:
+            for loader in multiprocessing.active_children():
+                subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)  # from a stranger, as a scheduler is
+            time.sleep(0.2)  # a loader that dies is noticed within the step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(output, batch)
+
+    with pytest.raises(SystemExit):
+        fit(Network(), preempted, Pictures(), schedule(), progress=tmp_path)
+    assert checkpoints.read(tmp_path / "state.pt")["step"] == 7
 
 
 @pytest.mark.parametrize("damaged", [["state.pt"], ["state.pt", "previous.pt"]], ids=["the last", "both"])
