@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ def fit(
             content = {"step": step, "model": network.state_dict(), "optimizer": optimiser.state_dict()}
             save_state(progress, {**content, "random": torch.get_rng_state()})
 
-    def stop(step: int) -> None:
+    def stop(step: int) -> NoReturn:
         if log is not None:
             log.close()
             text = f"{label}: stopped by SIGTERM at step {step}; started again it goes on from there"
@@ -153,7 +153,6 @@ def fit(
         network.train()
         if terms is None:
             stop(step)
-            return {}
         if log is not None:
             log.write(step, step // schedule.steps_per_epoch, "validation", terms)
             log.flush()
