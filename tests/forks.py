@@ -14,7 +14,7 @@ import torch
 from kdmvs import ranks
 
 CPU = torch.device("cpu")
-TIMEOUT_S = 100
+TIMEOUT_S = 240
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, meet: bool = True) -> list[Any]:

@@ -43,8 +43,8 @@ def test_a_second_training_says_whom_it_waits_for_and_goes_on_when_that_one_is_k
             assert capfd.readouterr().err.splitlines() == [said]  # once, however often it looks
         finally:
             first.send_signal(signal.SIGKILL)
-        assert entered.wait(10)
-        waiting.join(10)
+        assert entered.wait(60)
+        waiting.join(60)
     assert list(tmp_path.iterdir()) == []
 
 

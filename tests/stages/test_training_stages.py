@@ -193,7 +193,7 @@ def test_a_training_asked_for_twice_waits_for_the_first_and_finds_its_work_done(
             said += capfd.readouterr().err
         for path in (out, metrics):
             shutil.copyfile(trained / path.name, path)
-    second.join(30)
+    second.join(120)
     assert not second.is_alive()
     assert "nothing to train" in capfd.readouterr().out
     assert out.read_bytes() == (trained / "checkpoint.pt").read_bytes()
