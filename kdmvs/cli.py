@@ -47,21 +47,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
-    stage = arguments[0]
     try:
-        if stage == SHOW:
-            from kdmvs import show
-
-            show.run(arguments[1:])
-            return 0
-        if stage not in STAGES:
-            raise SettingsError(f"expected a stage ({', '.join(STAGES)}) or {SHOW}, found {stage!r}; try --help")
-        module = importlib.import_module(f"kdmvs.stages.{stage}")
-        module.run(**read_arguments(stage, module, arguments[1:]))
+        run(arguments)
     except KdmvsError as error:
-        print(f"kdmvs {stage}: {error}" if stage in (*STAGES, SHOW) else f"kdmvs: {error}", file=sys.stderr)
+        print(in_one_line(arguments, error), file=sys.stderr)
         return 2
     return 0
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one stage.
+
+    Raises:
+        KdmvsError: the user's data or settings are at fault.
+    """
+    stage = arguments[0]
+    if stage == SHOW:
+        from kdmvs import show
+
+        show.run(arguments[1:])
+        return
+    if stage not in STAGES:
+        raise SettingsError(f"expected a stage ({', '.join(STAGES)}) or {SHOW}, found {stage!r}; try --help")
+    module = importlib.import_module(f"kdmvs.stages.{stage}")
+    module.run(**read_arguments(stage, module, arguments[1:]))
+
+
+def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
+    """What the user reads of an error, with the stage before it."""
+    stage = arguments[0]
+    return f"kdmvs {stage}: {error}" if stage in (*STAGES, SHOW) else f"kdmvs: {error}"
 
 
 def overview() -> str:

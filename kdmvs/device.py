@@ -14,13 +14,16 @@ import torch
 def choose() -> torch.device:
     """The GPU that this process was given (CUDA_VISIBLE_DEVICES, see `kdmvs.gpu`), or the CPU.
 
+    Of several GPUs a rank takes the one of its number on this machine (LOCAL_RANK, see `kdmvs.launch`).
     On a GPU, float32 means float32: TF32, which torch allows in convolutions, has 10 bits of mantissa.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 def seed_everything(seed: int) -> None:

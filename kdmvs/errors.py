@@ -25,3 +25,7 @@ class DataError(KdmvsError):
 
 class TrainingError(KdmvsError):
     """Training cannot go on: a loss that is not finite, a checkpoint of another network."""
+
+
+class RankError(KdmvsError):
+    """A fellow rank of a training is gone; the message is of use only where that rank left none itself."""

@@ -29,6 +29,10 @@ class MetricsLog:
         for name, value in values.items():
             self.board.add_scalar(f"{part}/{name}", value, step)
 
+    def has(self, step: int, part: str) -> bool:
+        """Whether a row of a step is there, of `training` or of `validation`."""
+        return any(int(row["step"]) == step and row["split"] == part for row in self.rows)
+
     def flush(self) -> None:
         """Write all rows; the columns are the union of those of training and validation."""
         columns: dict[str, None] = {}

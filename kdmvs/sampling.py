@@ -29,11 +29,15 @@ class Samples(Protocol):
 class Stream(Sampler[list[int]]):
     """Batches of an endless stream of permutations, from a step on; no sample is repeated or left out in a pass.
 
-    Pass p of sample i is the index p * len + i, so that the dataset draws its crop anew in every pass.
+    Pass p of sample i is the index p * len + i, so that the dataset draws its crop anew in every pass. Rank r of n
+    gets the r-th, (r + n)-th, ... of every batch: the batches are the same whatever the number of ranks.
     """
 
-    def __init__(self, length: int, batch: int, first: int, last: int, seed: int) -> None:
+    def __init__(
+        self, length: int, batch: int, first: int, last: int, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
         self.length, self.batch, self.first, self.last, self.seed = length, batch, first, last, seed
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -48,7 +52,7 @@ class Stream(Sampler[list[int]]):
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + lap)
                     current, order = lap, torch.randperm(self.length, generator=generator)
                 indices.append(lap * self.length + int(order[place]))
-            yield indices
+            yield indices[self.rank :: self.ranks]
 
 
 def split(samples: Samples, share: float) -> tuple[list[int], list[int]]:

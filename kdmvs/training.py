@@ -1,35 +1,46 @@
-"""One training loop for teacher, student and baseline: any module, any loss, exact resume.
+"""One training loop for teacher, student and baseline: any module, any loss, any number of ranks, exact resume.
 
 Everything random is a function of the seed and of the step: the sample order here, crops in the dataset. A
-run that was stopped goes on from its last saved step and ends with the same weights, bit for bit on a CPU.
+run that was stopped goes on from its last saved step and ends with the same weights, bit for bit on a CPU. Ranks
+share out every batch, so that their number is not part of the result either, but for the order of summation.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kdmvs import checkpoints, device
-from kdmvs.errors import DataError, TrainingError
+from kdmvs import device, ranks
+from kdmvs.errors import DataError, SettingsError, TrainingError
 from kdmvs.metrics import MetricsLog
+from kdmvs.progress import last_state, save_state
 from kdmvs.sampling import Chosen, Samples, Stream, batches, collate_or_error, split
 from kdmvs.scans import Sample
 
 Loss = Callable[[Any, Sample], dict[str, Tensor]]
-"""From the network's levels and a batch to scalars: `loss`, which is minimised, and terms to be written down."""
+"""From the network's levels and a batch to scalars: `loss`, which is minimised, and terms to be written down.
+
+With several ranks the batch is a rank's part of it and so is the scalar: the ranks' scalars add up to the whole's."""
 
 SAVE_EVERY_S = 600.0
-"""Seconds between saved states within a long epoch; never part of the numbers."""
+"""Seconds between saved states within a long epoch (environment: KDMVS_SAVE_EVERY_S); never part of the numbers."""
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a training that SIGTERM stopped after its state was saved."""
 
 
 @dataclass(frozen=True)
@@ -70,113 +81,152 @@ def fit(
 ) -> dict[str, Any]:
     """Train a network; returns the content of its checkpoint (`model`, `step`, `epoch`).
 
-    `progress` is a folder of this training alone: its state (state.pt), metrics.csv and TensorBoard events. What is
-    found there is taken up again.
+    `progress` is a folder of this training alone: its states, metrics.csv and TensorBoard events. What is found there
+    is taken up again. Rank 0 alone reads and writes it. On SIGTERM the step in hand is finished and saved.
 
     Raises:
         DataError: no sample to train on.
-        TrainingError: the loss or the gradient is not finite; the message names the step and its samples.
+        SettingsError: KDMVS_SAVE_EVERY_S is no number.
+        TrainingError: the loss or the gradient is not finite, and the message names the step and its samples; or there
+            are more ranks than samples in a batch.
+        SystemExit: stopped by SIGTERM.
     """
     training, validation = split(samples, validation_share)
     if not training:
         raise DataError(f"{label}: expected samples to train on, found none; add scans or lower validation_share")
+    if ranks.count() > schedule.batch:
+        raise TrainingError(
+            f"{label}: expected a sample of every batch for every rank, found {ranks.count()} ranks for a batch of "
+            f"{schedule.batch}; give the rule fewer GPUs (resources.{label}.gpu) or raise optimiser.batch"
+        )
+    every_s = save_every_s()
     here = device.choose()
+    writes = ranks.rank() == 0
     network.to(here)
     precision = device.training_precision(schedule.precision, here)
+    module = ranks.together(network, here)
     optimiser = torch.optim.Adam(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.999)
     )
-    progress.mkdir(parents=True, exist_ok=True)
-    state_path = progress / "state.pt"
     first = 0
-    if state_path.exists():
-        state = checkpoints.read(state_path)
+    state = ranks.from_first(last_state(progress, label) if writes else None)
+    if state is not None:
         network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         first = int(state["step"])
-        print(f"{label}: taken up again at step {first} of {schedule.steps}", file=sys.stderr)
-    log = MetricsLog(progress, first)
+        if writes:
+            print(f"{label}: taken up again at step {first} of {schedule.steps}", file=sys.stderr)
+    if writes:
+        progress.mkdir(parents=True, exist_ok=True)
+    log = MetricsLog(progress, first) if writes else None
     chosen = Chosen(samples, training)
+    order = Stream(len(chosen), schedule.batch, first, schedule.steps, schedule.seed, ranks.rank(), ranks.count())
     loader = DataLoader(
         chosen,
-        batch_sampler=Stream(len(chosen), schedule.batch, first, schedule.steps, schedule.seed),
+        batch_sampler=order,
         collate_fn=collate_or_error,
         num_workers=device.workers(here),
+        worker_init_fn=leave_sigterm_to_the_trainer,
         pin_memory=here.type == "cuda",
     )
 
     def save(step: int) -> None:
-        content = {"step": step, "model": network.state_dict(), "optimizer": optimiser.state_dict()}
-        checkpoints.save(state_path, {**content, "random": torch.get_rng_state()})
+        if log is not None:
+            log.flush()
+            content = {"step": step, "model": network.state_dict(), "optimizer": optimiser.state_dict()}
+            save_state(progress, {**content, "random": torch.get_rng_state()})
+
+    def stop(step: int) -> NoReturn:
+        if log is not None:
+            log.close()
+            text = f"{label}: stopped by SIGTERM at step {step}; started again it goes on from there"
+            print(text, file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED)
 
     def validate(step: int) -> dict[str, float]:
         if not validation:
             return {}
-        terms = mean_loss(network, validation_loss or loss, samples, validation, schedule.batch, precision)
-        log.write(step, step // schedule.steps_per_epoch, "validation", terms)
+        terms = mean_loss(
+            network, validation_loss or loss, samples, validation, schedule.batch, precision, stopping=asked
+        )
+        network.train()
+        if terms is None:
+            stop(step)
+        if log is not None:
+            log.write(step, step // schedule.steps_per_epoch, "validation", terms)
+            log.flush()
         return terms
 
-    if first == 0:
-        validate(0)
-        log.flush()
-    started = saved = time.monotonic()
     bar = tqdm(
-        total=schedule.steps, initial=first, desc=label, unit="step", disable=not sys.stderr.isatty(), mininterval=0.5
+        total=schedule.steps,
+        initial=first,
+        desc=label,
+        unit="step",
+        disable=not (writes and sys.stderr.isatty()),
+        mininterval=0.5,
     )
-    network.train()
-    window: list[float] = []
-    for step, batch in enumerate(batches(loader), start=first):
-        batch = batch.to(here)
-        for parameters in optimiser.param_groups:
-            parameters["lr"] = schedule.rate(step)
-        optimiser.zero_grad(set_to_none=True)
-        with device.autocast(precision, here):
-            levels = network(batch.group)
-        terms = loss(levels, batch)
-        terms["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip or math.inf)
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(float(norm))):
-            raise TrainingError(
-                f"{label}: expected a finite loss at step {step}, found loss {values['loss']} and gradient norm "
-                f"{float(norm)} on {', '.join(batch.group.name)}; lower optimiser.learning_rate or look at these views"
+    with heeding_sigterm() as asked, bar:
+        if first % schedule.steps_per_epoch == 0 and not ranks.from_first(
+            log is not None and log.has(first, "validation")
+        ):
+            validate(first)  # at the start, or where a training was stopped before it came to it
+        started = saved = time.monotonic()
+        network.train()
+        window: list[float] = []
+        for step, batch in enumerate(batches(loader), start=first):
+            batch = batch.to(here)
+            for parameters in optimiser.param_groups:
+                parameters["lr"] = schedule.rate(step)
+            optimiser.zero_grad(set_to_none=True)
+            with device.autocast(precision, here):
+                levels = module(batch.group)
+            terms = loss(levels, batch)
+            (terms["loss"] * ranks.count()).backward()  # the mean over ranks of this gradient is that of the sum
+            norm = float(
+                torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip or math.inf),
             )
-        optimiser.step()
-        done = step + 1
-        window.append(values["loss"])
-        log.write(
-            done,
-            step // schedule.steps_per_epoch,
-            "training",
-            {"learning_rate": schedule.rate(step), "gradient_norm": float(norm), **values},
-        )
-        bar.update()
-        rate = (done - first) / (time.monotonic() - started)
-        ends = time.strftime("%H:%M:%S", time.localtime(time.time() + (schedule.steps - done) / rate))
-        bar.set_postfix(loss=f"{sum(window) / len(window):.4f}", ends=ends, refresh=False)
-        if done % schedule.steps_per_epoch == 0:
-            held = validate(done)
-            network.train()
-            if bar.disable:
-                print(
-                    f"{label}: epoch {done // schedule.steps_per_epoch}/{schedule.epochs}  "
-                    f"loss {sum(window) / len(window):.4f}"
-                    + (f"  validation {held['loss']:.4f}" if held else "")
-                    + f"  {rate:.2f} steps/s  ends {ends}",
-                    file=sys.stderr,
-                    flush=True,
+            sums = ranks.total(torch.stack([term.detach().double() for term in terms.values()]))
+            values = dict(zip(terms, sums.tolist(), strict=True))
+            if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+                found = ranks.gathered((float(terms["loss"].detach()), list(batch.group.name)))
+                at_fault = [item for item in found if not math.isfinite(item[0])] or found
+                raise TrainingError(
+                    f"{label}: expected a finite loss at step {step}, found loss {values['loss']} and gradient norm "
+                    f"{norm} on {', '.join(name for _, names in at_fault for name in names)}; lower "
+                    "optimiser.learning_rate or look at these views"
                 )
-            window = []
-            log.flush()
-            save(done)
-            saved = time.monotonic()
-        elif time.monotonic() - saved > SAVE_EVERY_S:
-            log.flush()
-            save(done)
-            saved = time.monotonic()
-    bar.close()
-    log.close()
+            optimiser.step()
+            done = step + 1
+            window.append(values["loss"])
+            if log is not None:
+                rates = {"learning_rate": schedule.rate(step), "gradient_norm": norm}
+                log.write(done, step // schedule.steps_per_epoch, "training", {**rates, **values})
+            bar.update()
+            rate = (done - first) / (time.monotonic() - started)
+            ends = time.strftime("%H:%M:%S", time.localtime(time.time() + (schedule.steps - done) / rate))
+            bar.set_postfix(loss=f"{sum(window) / len(window):.4f}", ends=ends, refresh=False)
+            stopping = done < schedule.steps and ranks.any_of(asked())
+            ends_epoch = done % schedule.steps_per_epoch == 0
+            if ends_epoch or stopping or time.monotonic() - saved > every_s:
+                save(done)  # before the validation, which may take long and can be done again
+                saved = time.monotonic()
+            if stopping:
+                stop(done)
+            if ends_epoch:
+                held = validate(done)
+                if bar.disable and writes:
+                    print(
+                        f"{label}: epoch {done // schedule.steps_per_epoch}/{schedule.epochs}  "
+                        f"loss {sum(window) / len(window):.4f}"
+                        + (f"  validation {held['loss']:.4f}" if held else "")
+                        + f"  {rate:.2f} steps/s  ends {ends}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                window = []
+    if log is not None:
+        log.close()
     return {
         "step": schedule.steps,
         "epoch": schedule.epochs,
@@ -184,19 +234,69 @@ def fit(
     }
 
 
+def save_every_s() -> float:
+    """SAVE_EVERY_S, or what the environment variable KDMVS_SAVE_EVERY_S says."""
+    given = os.environ.get("KDMVS_SAVE_EVERY_S")
+    try:
+        return SAVE_EVERY_S if given is None else float(given)
+    except ValueError:
+        raise SettingsError(f"KDMVS_SAVE_EVERY_S: expected seconds, found {given!r}") from None
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM ends nothing by itself; the function says whether it came. Outside the main thread: never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_sigterm_to_the_trainer(worker: int) -> None:
+    """For loader processes: a scheduler signals a whole job, and the step in hand still needs its loaders."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @torch.no_grad()
 def mean_loss(
-    network: nn.Module, loss: Loss, samples: Samples, indices: Sequence[int], batch_size: int, precision: str
-) -> dict[str, float]:
-    """Means of a loss and its terms over some samples, the network in evaluation mode."""
+    network: nn.Module,
+    loss: Loss,
+    samples: Samples,
+    indices: Sequence[int],
+    batch_size: int,
+    precision: str,
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Means of a loss and its terms over some samples, the network in evaluation mode; None where it was stopped.
+
+    Whole batches are dealt out to the ranks, so that the means are those of one process, digit for digit.
+    """
     here = device.choose()
     network.eval()
-    loader = DataLoader(Chosen(samples, indices), batch_size=batch_size, collate_fn=collate_or_error)
+    whole = [list(range(start, min(start + batch_size, len(indices)))) for start in range(0, len(indices), batch_size)]
+    mine = range(ranks.rank(), len(whole), ranks.count())
+    loader = DataLoader(Chosen(samples, indices), batch_sampler=[whole[k] for k in mine], collate_fn=collate_or_error)
+    found: list[tuple[int, dict[str, float]]] = []
+    stopped = False
+    with ranks.alone():
+        for k, batch in zip(mine, batches(loader), strict=True):
+            batch = batch.to(here)
+            with device.autocast(precision, here):
+                levels = network(batch.group)
+            size = len(batch.group.name)
+            found.append((k, {name: float(term) * size for name, term in loss(levels, batch).items()}))
+            if stopping():
+                stopped = True
+                break
+    if ranks.any_of(stopped):
+        return None
     totals: dict[str, float] = {}
-    for batch in batches(loader):
-        batch = batch.to(here)
-        with device.autocast(precision, here):
-            levels = network(batch.group)
-        for name, term in loss(levels, batch).items():
-            totals[name] = totals.get(name, 0.0) + float(term) * len(batch.group.name)
+    for _, terms in sorted((item for part in ranks.gathered(found) for item in part), key=lambda item: item[0]):
+        for name, term in terms.items():
+            totals[name] = totals.get(name, 0.0) + term
     return {name: total / len(indices) for name, total in totals.items()}

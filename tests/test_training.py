@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
 
 import pytest
 import torch
 from torch import nn
 
 from kdmvs import checkpoints, training
-from kdmvs.errors import DataError, FormatError, TrainingError
+from kdmvs.errors import DataError, FormatError, SettingsError, TrainingError
 from kdmvs.sampling import Chosen, Stream, split
 from kdmvs.scans import Sample
 from kdmvs.training import Schedule, fit
@@ -89,6 +94,87 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one_bit_for_bit(
     resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("where", ["in a step", "in a validation"])
+def test_sigterm_saves_what_is_done_and_the_training_goes_on_bit_for_bit(tmp_path, capsys, where):
+    whole = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "whole", validation_share=0.25)
+    before = signal.getsignal(signal.SIGTERM)
+    calls: list[int] = []
+
+    def preempted(output, batch):
+        if torch.is_grad_enabled() == (where == "in a step"):
+            calls.append(1)
+            if len(calls) == 7:  # the seventh step, or the third batch of the validation after the second epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+        return loss(output, batch)
+
+    with pytest.raises(SystemExit) as caught:
+        fit(Network(), preempted, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    assert caught.value.code == 143
+    step = 7 if where == "in a step" else 15
+    assert (
+        f"training: stopped by SIGTERM at step {step}; started again it goes on from there" in capsys.readouterr().err
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checkpoints.read(tmp_path / "cut" / "state.pt")["step"] == step
+    resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+def test_sigterm_to_a_whole_job_leaves_the_loader_processes_to_the_step_in_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDMVS_WORKERS", "1")
+    calls: list[int] = []
+
+    def preempted(output, batch):
+        calls.append(1)
+        if len(calls) == 7:
+            for loader in multiprocessing.active_children():
+                subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)  # from a stranger, as a scheduler is
+            time.sleep(0.2)  # a loader that dies is noticed within the step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(output, batch)
+
+    with pytest.raises(SystemExit):
+        fit(Network(), preempted, Pictures(), schedule(), progress=tmp_path)
+    assert checkpoints.read(tmp_path / "state.pt")["step"] == 7
+
+
+@pytest.mark.parametrize("damaged", [["state.pt"], ["state.pt", "previous.pt"]], ids=["the last", "both"])
+def test_a_damaged_state_is_said_and_the_one_before_it_is_taken_up(tmp_path, capsys, monkeypatch, damaged):
+    whole = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "whole", validation_share=0.25)
+    monkeypatch.setenv("KDMVS_SAVE_EVERY_S", "0")
+
+    calls: list[int] = []
+
+    def preempted(output, batch):
+        calls.append(1)
+        if len(calls) == 11:  # two validations of two batches, so that it is the seventh step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(output, batch)
+
+    with pytest.raises(SystemExit):
+        fit(Network(), preempted, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    steps = [checkpoints.read(tmp_path / "cut" / name)["step"] for name in ("state.pt", "previous.pt")]
+    assert steps == [7, 6]
+    for name in damaged:
+        path = tmp_path / "cut" / name
+        path.write_bytes(path.read_bytes()[:-200])
+    capsys.readouterr()
+    resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    said = capsys.readouterr().err
+    assert "training: " + str(tmp_path / "cut" / "state.pt: expected a checkpoint") in said
+    assert (f"taken up again at step {steps[1]} of 20" in said) == (len(damaged) == 1)
+    assert ("no state can be read; starting anew" in said) == (len(damaged) == 2)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+def test_a_wrong_number_of_seconds_between_states_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDMVS_SAVE_EVERY_S", "often")
+    with pytest.raises(SettingsError, match="KDMVS_SAVE_EVERY_S: expected seconds, found 'often'"):
+        fit(Network(), loss, Pictures(), schedule(), progress=tmp_path)
 
 
 def test_two_runs_with_one_seed_agree_and_another_seed_does_not(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kdmvs import ranks
 from kdmvs.pseudo_labels import Target, spread
 from kdmvs.types import LevelOutput, PseudoLabel
 
@@ -24,6 +25,7 @@ def distillation_loss(
 
     The label of a coarse pixel is that of the image pixel it sits on. A pixel whose mean lies outside the hypotheses
     of a level carries no loss there; no labelled pixel gives zero. `labelled` is the share of finest pixels that do.
+    With several ranks every term is this rank's part of that average over all ranks' pixels.
     """
     totals: dict[str, Tensor] = {}
     loss = label.mean.new_zeros(())
@@ -35,7 +37,7 @@ def distillation_loss(
         probability, in_range = spread(coarse, level.hypotheses.detach(), target=target, variance_floor=floor)
         distance = symmetric_divergence(probability, level.logits, in_range, least_probability)
         totals[f"divergence{number}"] = distance
-        totals["labelled"] = in_range.float().mean()
+        totals["labelled"] = in_range.float().mean() * ranks.share(len(in_range))
         loss = loss + distance
     return {"loss": loss, **totals}
 
@@ -46,7 +48,7 @@ def symmetric_divergence(
     valid: Bool[Tensor, "b h w"],
     least_probability: float,
 ) -> Float[Tensor, ""]:
-    """Eq. 6: sum over d of (P - P^) log(P / P^), mean over the valid pixels.
+    """Eq. 6: sum over d of (P - P^) log(P / P^), mean over the valid pixels (of all ranks).
 
     Both sides are mixed with `least_probability` of a uniform distribution, without which a single empty bin of P
     makes the sum infinite.
@@ -56,4 +58,4 @@ def symmetric_divergence(
     p = target * (1 - least_probability) + uniform
     q = torch.softmax(logits, dim=1) * (1 - least_probability) + uniform
     pixel = ((p - q) * (p.log() - q.log())).sum(dim=1)
-    return (pixel * valid).sum() / valid.sum().clamp(min=1)
+    return (pixel * valid).sum() / ranks.total(valid.sum()).clamp(min=1)

@@ -1,7 +1,7 @@
 """The teacher's loss: every source, warped by the estimated depth, should look like the reference (paper 3.1).
 
 Photometric and internal featuremetric consistency, eq. 1 to 3, on every level of the cascade, averaged over the pixels
-that at least one source sees.
+that at least one source sees. With several ranks a term is this rank's part of that average over all ranks' pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kdmvs import ranks
 from kdmvs.geometry import inside, reproject, sample
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
@@ -95,7 +96,7 @@ def photometric_error(levels: Sequence[LevelOutput], group: ViewGroup, read_out:
 
 def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) -> Float[Tensor, ""]:
     """Sum over the sources that count, mean over the pixels where any does (1/|V| of eq. 3); zero if there is none."""
-    valid = counts.any(dim=1).sum()
+    valid = ranks.total(counts.any(dim=1).sum())
     return (term * counts).sum() / valid.clamp(min=1)
 
 
@@ -149,4 +150,4 @@ def edge_aware_roughness(depth: Float[Tensor, "b h w"], image: Float[Tensor, "b 
     for axis in (-1, -2):
         edge = image.diff(dim=axis).abs().mean(dim=1)
         total = total + (relative.diff(dim=axis).abs() * torch.exp(-10 * edge)).mean()
-    return total
+    return total * ranks.share(len(depth))

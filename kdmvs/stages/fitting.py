@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdmvs.config import StudentSettings, TeacherSettings
 from kdmvs.errors import DataError
 from kdmvs.provenance import code_digest
+from kdmvs.stages.keeping import second_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from kdmvs.scans import Sample
 
     Loss = Callable[[Any, Sample], dict[str, Tensor]]
+
+FINISHED = "checkpoint.pt"
+"""Name of the finished checkpoint in the folder of its training."""
 
 
 def train(
@@ -36,10 +41,11 @@ def train(
 
     Progress lies in `<out>.progress/<key>/`, the key being a digest of the settings, the code and the inputs: the same
     training is taken up where it stopped, another one starts anew. Snakemake deletes the declared outputs of a failed
-    job, so the progress is not among them. TensorBoard: `tensorboard --logdir results`.
+    job, so the progress is not among them. One training at a time is in `<out>.progress`: one whose scheduler was
+    killed may still run when it is asked for again. A training that has ended is not done again.
+    TensorBoard: `tensorboard --logdir results`.
     """
-    from kdmvs import checkpoints, device
-    from kdmvs.formats.atomic import replacing
+    from kdmvs import checkpoints, device, progress, ranks
     from kdmvs.networks.table import build
     from kdmvs.sampling import split
     from kdmvs.scans import Scan, ViewGroups
@@ -56,8 +62,6 @@ def train(
         seed=chosen.seed,
     )
     name = stage.rsplit(".", 1)[1]
-    if samples.left_out:
-        print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
     if not len(samples):
         reason = (
             "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
@@ -67,7 +71,7 @@ def train(
         raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
     manifests = [path / "scan.json" if path.is_dir() else path for path in scan]
     root = out.with_name(out.name + ".progress")
-    progress = root / resume_key(settings.canonical(), digest, [*manifests, *(label or [])])
+    key = resume_key(settings.canonical(), digest, [*manifests, *(label or [])])
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")
     network = build(**description)
@@ -84,29 +88,66 @@ def train(
         precision=chosen.precision,
         seed=chosen.seed,
     )
-    print(
-        f"{name}: {len(samples)} samples of {len(scan)} scans, {schedule.steps} steps of {schedule.batch}", flush=True
-    )
-    content = fit(
-        network,
-        loss,
-        samples,
-        schedule,
-        progress=progress,
-        validation_share=chosen.validation_share,
-        validation_loss=validation_loss,
-        label=name,
-    )
-    with replacing(metrics) as part:
-        shutil.copyfile(progress / "metrics.csv", part)
-    provenance = {"network": description, "settings": settings.canonical(), "code": digest}
-    checkpoints.save(out, {**content, **provenance})
-    boards = root / "tensorboard"
-    shutil.rmtree(boards, ignore_errors=True)
-    shutil.move(progress / "tensorboard", boards)
-    for other in root.iterdir():
-        if other != boards:
-            shutil.rmtree(other)
+    with ranks.joined(device.choose()), progress.held(root, name):
+        speaks = ranks.rank() == 0
+        if ranks.from_first(speaks and is_finished(out, metrics, root / key)):
+            if speaks:
+                print(f"{name}: {out} is what these settings, code and inputs give; nothing to train", flush=True)
+            return
+        if speaks:
+            if samples.left_out:
+                print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
+            shared = f" on {ranks.count()} ranks" if ranks.count() > 1 else ""
+            steps = f"{schedule.steps} steps of {schedule.batch}{shared}"
+            print(f"{name}: {len(samples)} samples of {len(scan)} scans, {steps}", flush=True)
+        content = fit(
+            network,
+            loss,
+            samples,
+            schedule,
+            progress=root / key,
+            validation_share=chosen.validation_share,
+            validation_loss=validation_loss,
+            label=name,
+        )
+        if not speaks:
+            return
+        provenance = {"network": description, "settings": settings.canonical(), "code": digest, "resume_key": key}
+        checkpoints.save(root / key / FINISHED, {**content, **provenance})
+        give(root / key, out, metrics)
+        progress.drop_states(root / key)
+        boards = root / "tensorboard"
+        shutil.rmtree(boards, ignore_errors=True)
+        shutil.move(root / key / "tensorboard", boards)
+        for other in root.iterdir():
+            if other.is_dir() and other not in (boards, root / key):
+                shutil.rmtree(other)
+
+
+def give(folder: Path, out: Path, metrics: Path) -> None:
+    """Put a finished training at its place; its folder keeps second names of both files.
+
+    Snakemake that was killed before it had noted the end of the job deletes them and asks for the training again.
+    """
+    out.unlink(missing_ok=True)  # a checkpoint is never beside another training's metrics
+    second_name(folder / "metrics.csv", metrics)
+    second_name(folder / FINISHED, out)
+    for path in (metrics, out):
+        os.utime(path)  # newer than its inputs
+
+
+def is_finished(out: Path, metrics: Path, folder: Path) -> bool:
+    """Whether the training of this folder has ended; its files are then at their place."""
+    from kdmvs import checkpoints
+    from kdmvs.errors import FormatError
+
+    try:
+        if checkpoints.read(folder / FINISHED).get("resume_key") == folder.name and (folder / "metrics.csv").exists():
+            give(folder, out, metrics)
+            return True
+    except FormatError:  # there is none, or it is damaged
+        pass
+    return False
 
 
 def resume_key(settings: str, code: str, inputs: Sequence[Path]) -> str:

@@ -45,7 +45,7 @@ def unkept(
     for k, (paths, kept_names) in enumerate(zip(outputs, names, strict=True)):
         if all(kept.exists() for kept in kept_names):
             for path, kept in zip(paths, kept_names, strict=True):
-                _second_name(kept, path)
+                second_name(kept, path)
                 os.utime(path)  # newer than its inputs, whatever happened to their times
             print(f"{stage}: kept from an interrupted job -> {', '.join(map(str, paths))}", flush=True)
             continue
@@ -53,7 +53,7 @@ def unkept(
         if len(outputs) > 1:
             for path, kept in zip(paths, kept_names, strict=True):
                 with suppress(OSError):  # a full disk is no reason to fail: then nothing is kept
-                    _second_name(path, kept)
+                    second_name(path, kept)
     for path in _flat(outputs):
         for kept in _all_kept(path):
             kept.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def _flat(lists: Sequence[Sequence[Path]]) -> list[Path]:
     return [path for paths in lists for path in paths]
 
 
-def _second_name(path: Path, name: Path) -> None:
+def second_name(path: Path, name: Path) -> None:
     """A second name of a file, or a copy where links are refused; it is whole from the moment it is there."""
     try:
         name.unlink(missing_ok=True)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from kdmvs import checkpoints, storage, training
+from kdmvs import checkpoints, progress, storage, training
 from kdmvs.config import (
     CasMVSNetSettings,
     InferenceSettings,
@@ -18,9 +27,13 @@ from kdmvs.config import (
     TeacherSettings,
 )
 from kdmvs.errors import DataError
+from kdmvs.scans import Sample
 from kdmvs.stages import infer, student, teacher
+from kdmvs.types import Camera, PseudoLabel, ViewGroup
 from tests.conftest import write_plane_scan
+from tests.forks import on_ranks
 
+ROOT = Path(__file__).resolve().parents[2]
 NETWORK = CasMVSNetSettings(hypotheses=(8, 8, 8))
 SHORT = {"epochs": 2, "steps_per_epoch": 2, "batch": 2, "warmup_steps": 1, "validation_share": 0.4}
 CHOICES = {"network": NETWORK, "sources": SourceSelection(views=3), "optimiser": SHORT}
@@ -86,7 +99,137 @@ def test_a_killed_teacher_is_taken_up_again_and_ends_with_the_same_bytes(trained
     teacher.run(TEACHER, [scan], out, metrics)
     assert out.read_bytes() == (trained / "checkpoint.pt").read_bytes()
     assert metrics.read_bytes() == (trained / "metrics.csv").read_bytes()
-    assert [path.name for path in (tmp_path / "checkpoint.pt.progress").iterdir()] == ["tensorboard"]
+    assert kept_of(tmp_path) == ["checkpoint.pt", "metrics.csv"]
+
+
+def kept_of(folder: Path) -> list[str]:
+    """What is left of the one training in a folder, the TensorBoard events aside."""
+    (key,) = [path for path in (folder / "checkpoint.pt.progress").iterdir() if path.name != "tensorboard"]
+    return sorted(path.name for path in key.iterdir())
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def train_in_float64(run: Callable[..., None], settings: Any, inputs: list[list[Path]], folder: Path) -> None:
+    """A stage as it is, but for its arithmetic; in a process of its own."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    moved = Sample.to
+
+    def to(sample: Sample, device: torch.device | str) -> Sample:
+        there = moved(sample, device)
+        cameras = Camera(there.group.cameras.K.double(), there.group.cameras.cam_from_world.double())
+        group = ViewGroup(there.group.images.double(), cameras, there.group.depth_range.double(), there.group.name)
+        label = there.label and PseudoLabel(there.label.mean.double(), there.label.variance.double(), there.label.valid)
+        return Sample(group, label)
+
+    Sample.to = to  # type: ignore[method-assign]
+    run(small(settings, epochs=1, steps_per_epoch=3), *inputs, folder / "checkpoint.pt", folder / "metrics.csv")
+
+
+def small(settings: Any, **optimiser: Any) -> Any:
+    network = CasMVSNetSettings(hypotheses=(8, 8, 8), feature_channels=2, regulariser_channels=(2, 2, 2))
+    changed = settings.optimiser.model_copy(update=optimiser)
+    return settings.model_copy(update={"network": network, "optimiser": changed})
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_two_ranks_at_batch_1_follow_one_rank_at_batch_2_in_float64(scan, tmp_path, stage):
+    write_labels(tmp_path / "labels.h5")
+    run, settings, inputs = {
+        "teacher": (teacher.run, TEACHER, [[scan]]),
+        "student": (student.run, STUDENT, [[scan], [tmp_path / "labels.h5"]]),
+    }[stage]
+    one, two = tmp_path / "1", tmp_path / "2"
+    for count, folder in ((1, one), (2, two)):
+        on_ranks(count, train_in_float64, run, settings, inputs, folder, meet=False)
+    models = [checkpoints.read(folder / "checkpoint.pt")["model"] for folder in (one, two)]
+    assert list(models[0]) == list(models[1])
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-9, atol=1e-9)  # measured: 3e-12
+    expected, found = metrics_of(one), metrics_of(two)
+    assert [(row["step"], row["split"]) for row in expected] == [(row["step"], row["split"]) for row in found]
+    for name in expected[0].keys() - {"split"}:
+        a, b = ([float(row[name] or 0) for row in rows] for rows in (expected, found))
+        assert b == pytest.approx(a, rel=1e-11), name  # measured: 5e-14
+    assert found[0] == expected[0]  # the validation before the first step: digit for digit
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("kdmvs.launch", "--"),
+        ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "kdmvs"),
+    ],
+    ids=["launch", "torchrun"],
+)
+def test_a_teacher_started_on_two_ranks_takes_the_step_of_one_rank(scan, tmp_path, command):
+    settings = small(TEACHER, epochs=1, steps_per_epoch=1, validation_share=0.0)
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"KDMVS_RANKS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    outputs = ["--out", "2/checkpoint.pt", "--metrics", "2/metrics.csv"]
+    arguments = ["teacher", "--settings", settings.canonical(), "--scan", str(scan), *outputs]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *arguments],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("teacher: 6 samples of 1 scans, 1 steps of 2 on 2 ranks") == 1
+    teacher.run(settings, [scan], tmp_path / "1" / "checkpoint.pt", tmp_path / "1" / "metrics.csv")
+    one, two = metrics_of(tmp_path / "1"), metrics_of(tmp_path / "2")
+    assert len(one) == len(two) == 1
+    for name in one[0].keys() - {"split"}:
+        assert float(two[0][name]) == pytest.approx(float(one[0][name]), rel=1e-3), name  # float32
+    names = [list(checkpoints.read(tmp_path / count / "checkpoint.pt")["model"]) for count in "12"]
+    assert names[0] == names[1]
+    assert kept_of(tmp_path / "2") == ["checkpoint.pt", "metrics.csv"]
+
+
+def test_a_training_asked_for_twice_waits_for_the_first_and_finds_its_work_done(trained, scan, tmp_path, capfd):
+    out, metrics = tmp_path / "checkpoint.pt", tmp_path / "metrics.csv"
+    with progress.held(tmp_path / "checkpoint.pt.progress", "first"):
+        second = threading.Thread(target=teacher.run, args=(TEACHER, [scan], out, metrics), daemon=True)
+        second.start()
+        said = ""
+        while "in use by process" not in said and second.is_alive():
+            time.sleep(0.1)
+            said += capfd.readouterr().err
+        for path in trained.glob("checkpoint.pt.progress/*/*.*"):
+            if path.parent.name != "tensorboard":
+                (tmp_path / path.relative_to(trained)).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, tmp_path / path.relative_to(trained))
+    second.join(120)
+    assert not second.is_alive()
+    assert "nothing to train" in capfd.readouterr().out
+    assert out.read_bytes() == (trained / "checkpoint.pt").read_bytes()
+
+
+def test_a_finished_training_whose_files_were_deleted_is_not_done_again(trained, scan, tmp_path, capsys):
+    """Snakemake deletes outputs of a job whose end it has not noted, as when it was killed at that moment."""
+    own = shutil.copytree(trained, tmp_path / "own")
+    for name in ("checkpoint.pt", "metrics.csv"):
+        (own / name).unlink()
+    teacher.run(TEACHER, [scan], own / "checkpoint.pt", own / "metrics.csv")
+    assert "nothing to train" in capsys.readouterr().out
+    for name in ("checkpoint.pt", "metrics.csv"):
+        assert (own / name).read_bytes() == (trained / name).read_bytes()
+    damaged = next(path for path in own.glob("checkpoint.pt.progress/*/checkpoint.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    teacher.run(TEACHER, [scan], own / "checkpoint.pt", own / "metrics.csv")
+    assert "nothing to train" not in capsys.readouterr().out
+    assert (own / "checkpoint.pt").read_bytes() == (trained / "checkpoint.pt").read_bytes()
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_for_this_trainings_work(trained, scan, tmp_path, capfd):
+    for name in ("checkpoint.pt", "metrics.csv"):
+        shutil.copyfile(trained / name, tmp_path / name)
+    other = small(TEACHER, epochs=1, steps_per_epoch=1, validation_share=0.0)
+    teacher.run(other, [scan], tmp_path / "checkpoint.pt", tmp_path / "metrics.csv")
+    assert "nothing to train" not in capfd.readouterr().out
+    assert checkpoints.read(tmp_path / "checkpoint.pt")["settings"] == other.canonical()
 
 
 def test_a_student_trains_from_scratch_on_labels_alone(scan, tmp_path):

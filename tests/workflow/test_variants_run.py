@@ -45,7 +45,7 @@ def test_a_variant_with_rounds_of_its_own_learns_from_its_own_labels(checkout):
     assert planned["infer_teacher"] == 3
     assert planned["check_loose_teacher"] == planned["check_teacher"] == 3
     done = checkout.snakemake("-n", "-p", "--configfile", "tiny.yaml", "alone.yaml")
-    commands = [line for line in (done.stdout + done.stderr).splitlines() if "kdmvs student" in line]
+    commands = [line for line in (done.stdout + done.stderr).splitlines() if "kdmvs.launch -- student" in line]
     assert len(commands) == 2
     for command in commands:
         place = "loose/" if "--out results/tiny/loose/round1/checkpoint.pt" in command else ""

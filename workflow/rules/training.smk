@@ -28,7 +28,7 @@ for place in PLAN.places("checkpoint"):
         message:
             "{rule}: training from photographs alone"
         shell:
-            "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs teacher --settings {params.settings:q}"
+            "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs.launch -- teacher --settings {params.settings:q}"
             " --scan {input.scan:q} --out {output.checkpoint:q} --metrics {output.metrics:q} 2>&1 | tee -i {log:q}"
 
 
@@ -56,6 +56,6 @@ rule student:
     message:
         "student: training of {wildcards.model} from the labels of the model before it"
     shell:
-        "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs student --settings {params.settings:q}"
+        "python -m kdmvs.gpu {resources.gpu} -- python -m kdmvs.launch -- student --settings {params.settings:q}"
         " --scan {input.scan:q} --label {input.label:q}"
         " --out {output.checkpoint:q} --metrics {output.metrics:q} 2>&1 | tee -i {log:q}"

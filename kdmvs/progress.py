@@ -1,0 +1,118 @@
+"""The folder of a training in the making: one training at a time, and the last two states it can go on from."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdmvs import checkpoints, ranks
+from kdmvs.errors import FormatError
+from kdmvs.formats.atomic import replacing
+
+STATE, PREVIOUS = "state.pt", "previous.pt"
+
+POLL_S = 0.5
+"""Seconds between two looks at a lock that another process holds."""
+
+
+@contextmanager
+def held(folder: Path, label: str) -> Iterator[None]:
+    """Keep every other training out of a folder; wait, and say for whom, while another is in it.
+
+    The lock is the kernel's, on the open file `lock`: it is free the moment its process ends, however it ends, so a
+    file that was left behind locks nothing. Rank 0 holds it for all ranks. A file system without locks is said and
+    accepted.
+    """
+    path = folder / "lock"
+    descriptor, told = None, False
+    while True:
+        free = True
+        if ranks.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = _lock(path)
+                free = descriptor is not None
+            except OSError as error:
+                print(f"{label}: {path}: no locks on this file system ({error.strerror}); going on", file=sys.stderr)
+            if not free and not told:
+                told = True
+                print(
+                    f"{label}: {folder} is in use by {_holder(path)}; waiting for its end", file=sys.stderr, flush=True
+                )
+        if ranks.from_first(free):
+            break
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        if ranks.rank() == 0:
+            path.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor that holds the lock, its file saying who this is; None where another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):  # held, or removed by the holder that just left
+        pass
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().strip() or "another process"
+    return "another process"
+
+
+def save_state(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write a state; the one before it stays as a second."""
+    path = folder / STATE
+    with replacing(path) as part:
+        torch.save(dict(content), part)
+        if path.exists():
+            path.replace(folder / PREVIOUS)
+
+
+def drop_states(folder: Path) -> None:
+    """Remove the states of a training that has ended."""
+    for name in (STATE, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def last_state(folder: Path, label: str) -> dict[str, Any] | None:
+    """The last state that can be read; None where there is none, and the training starts anew. Damage is said."""
+    damaged = False
+    for path in (folder / STATE, folder / PREVIOUS):
+        if path.exists():
+            try:
+                state = checkpoints.read(path)
+                if missing := {"step", "model", "optimizer", "random"} - state.keys():
+                    raise FormatError(f"{path}: expected a training's state, found no {', '.join(sorted(missing))}")
+            except FormatError as error:
+                damaged = True
+                print(f"{label}: {error}; looking for the state before it", file=sys.stderr)
+            else:
+                return state
+    if damaged:
+        print(f"{label}: no state can be read; starting anew", file=sys.stderr)
+    return None

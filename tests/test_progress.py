@@ -1,0 +1,89 @@
+"""The folder of a training: one at a time, and nothing that a dead process left behind is in the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kdmvs import progress
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from kdmvs.progress import held
+with held(Path(sys.argv[1]), "first"):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_training_says_whom_it_waits_for_and_goes_on_when_that_one_is_killed(tmp_path, capfd):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=-1, text=True) as first:
+        try:
+            assert first.stdout is not None and first.stdout.readline() == "in\n"
+            entered = threading.Event()
+
+            def second() -> None:
+                with progress.held(tmp_path, "second"):
+                    entered.set()
+
+            waiting = threading.Thread(target=second, daemon=True)
+            waiting.start()
+            assert not entered.wait(1.2)
+            said = f"second: {tmp_path} is in use by process {first.pid} on {socket.gethostname()}; waiting for its end"
+            assert capfd.readouterr().err.splitlines() == [said]  # once, however often it looks
+        finally:
+            first.send_signal(signal.SIGKILL)
+        assert entered.wait(60)
+        waiting.join(60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_that_was_left_behind_locks_nothing(tmp_path, capsys):
+    (tmp_path / "lock").write_text("process 1 on another\n")
+    with progress.held(tmp_path, "training"):
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lock_on_a_file_that_the_holder_before_removed_does_not_count(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    real = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        path.unlink()  # by the training that left, between our opening the file and locking it
+        path.write_text("of a third")
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert progress._lock(path) is None
+    assert path.read_text() == "of a third"
+
+
+def test_a_file_system_without_locks_is_said_and_accepted(tmp_path, capsys, monkeypatch):
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with progress.held(tmp_path / "new", "teacher"):
+        pass
+    assert "no locks on this file system (Operation not supported); going on" in capsys.readouterr().err
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_lock_is_given_back_where_a_training_fails(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), progress.held(tmp_path, "first"):
+        raise ZeroDivisionError
+    lock = progress._lock(tmp_path / "lock")
+    assert lock is not None
+    os.close(lock)
