@@ -1,6 +1,7 @@
 # make demo   set up, run the whole workflow on the embedded scans, print the table
 # make test   set up, run the tests
 # make check  lint, format, types, import contract, workflow lint, tests
+# make slurm-test  the workflow on a Slurm that is started for it (root, Debian); installs the cluster executors
 # make fix    format everything, write the generated pages
 # make seeds  the demo and its control with three seeds, mean and spread
 # make photographs  the workflow on real photographs      make clean  drop results
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs seeds setup test check lint fix clean
+.PHONY: demo photographs seeds setup test slurm-test check lint fix clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
@@ -37,6 +38,13 @@ $(STAMP): pyproject.toml
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
+
+# Not part of `check`: with the executors installed every start of Snakemake takes longer, so CI runs this last.
+slurm-test: $(STAMP)
+	.ci/slurm.sh install
+	$(BIN)/pip install --quiet -e '.[slurm]'
+	trap '.ci/slurm.sh stop' EXIT; .ci/slurm.sh start; \
+	KDMVS_SLURM_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadgroup tests/workflow/test_slurm.py
 
 check: lint test
 

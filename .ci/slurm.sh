@@ -120,7 +120,6 @@ stop() {
   if [ -e "$FOLDER/munged.ours" ]; then end /run/munge/munged.pid; fi
   rm -f "$CONF" "${CONF%/*}/gres.conf"
   rm -rf "$FOLDER"
-  echo "slurm: stopped"
 }
 
 case "${1:-}" in
