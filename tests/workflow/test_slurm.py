@@ -103,6 +103,10 @@ def gpus(job: dict[str, str]) -> int:
     return int((re.findall(r"gpu:(\d+)", job["TresPerJob"]) or ["0"])[0])
 
 
+def profiles(names: str) -> list[str]:
+    return [word for name in names.split() for word in ("--profile", name)]
+
+
 Start = Callable[..., Run]
 
 
@@ -119,7 +123,7 @@ def start() -> Iterator[Start]:
             variables.pop(name, None)
         known = {job["JobId"] for job in submitted_from(folder)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--profile", *profile.split(), *arguments],
+            [sys.executable, "-m", "snakemake", *profiles(profile), *arguments],
             cwd=folder,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -148,13 +152,11 @@ ASKED = {
 }
 ON_A_GPU = {"teacher": 1, "student": 1, "infer": 1, "check": 1, "fuse": 2}
 SHORT = {
-    "dataset": TINY["dataset"],
-    "teacher": {"sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
-    "student": {"sources": {"views": 2}, "optimiser": {"epochs": 1, "steps_per_epoch": 1}},
-    **{section: TINY[section] for section in ("inference", "consistency", "fusion", "figures")},
+    "scans": {"training": ["train0", "train1"], "evaluation": ["held0"]},
+    **{name: TINY[name] for name in ("dataset", "teacher", "student", "inference", "consistency", "fusion", "figures")},
     "resources": ASKED,
 }
-"""Laid over the demo: its rules and jobs, small images and single steps; no two stages ask for the same."""
+"""Laid over the demo: its rules and jobs, but two scans in a job, small images, a small network and single steps."""
 
 SEES = 'print("devices:", __import__("os").environ.get("CUDA_VISIBLE_DEVICES"), file=__import__("sys").stderr)\n'
 
