@@ -181,7 +181,6 @@ def asked_and_got(run: Run) -> Counter[str]:
     return stages
 
 
-@pytest.mark.xdist_group("demo")
 def test_the_demo_runs_to_its_end_on_slurm_and_asks_for_what_its_rules_declare(checkout, start):
     with (checkout.folder / "kdmvs" / "cli.py").open("a") as file:
         file.write(SEES)
@@ -212,7 +211,6 @@ def test_the_demo_runs_to_its_end_on_slurm_and_asks_for_what_its_rules_declare(c
         assert len([name for name in devices.split(",") if name]) == ON_A_GPU.get(stage, 0), (path, devices)
 
 
-@pytest.mark.xdist_group("generic")
 def test_the_generic_profile_runs_to_its_end_from_another_folder_and_asks_for_the_same(checkout, start, tmp_path):
     checkout.configure("asked.yaml", {"resources": ASKED})
     home, folder = checkout.folder, tmp_path / "elsewhere"
@@ -264,7 +262,6 @@ def resumed_at(checkout: Checkout) -> int:
     return int(re.search(r"taken up again at step (\d+)", (checkout.folder / LOG).read_text())[1])
 
 
-@pytest.mark.xdist_group("interrupted")
 def test_a_training_killed_by_scancel_is_retried_and_resumes(undisturbed, untrained, start):
     run = start(untrained, "profiles/slurm", "--configfile", "long.yaml", "--", CHECKPOINT)
     job = while_it_trains(run)
@@ -278,7 +275,6 @@ def test_a_training_killed_by_scancel_is_retried_and_resumes(undisturbed, untrai
     assert (untrained.folder / CHECKPOINT).read_bytes() == (undisturbed.folder / CHECKPOINT).read_bytes()
 
 
-@pytest.mark.xdist_group("interrupted")
 def test_a_preempted_training_goes_back_into_the_queue_and_resumes(undisturbed, untrained, start):
     resources = ["--set-resources", "teacher:slurm_partition=spot"]
     run = start(untrained, "profiles/slurm", *resources, "--configfile", "long.yaml", "--", CHECKPOINT)
@@ -293,7 +289,6 @@ def test_a_preempted_training_goes_back_into_the_queue_and_resumes(undisturbed, 
     assert (untrained.folder / CHECKPOINT).read_bytes() == (undisturbed.folder / CHECKPOINT).read_bytes()
 
 
-@pytest.mark.xdist_group("interrupted")
 def test_a_job_that_runs_out_of_memory_passes_with_more(undisturbed, tmp_path, start):
     folder = tmp_path / "checkout"
     shutil.copytree(undisturbed.folder, folder)
@@ -311,7 +306,6 @@ def test_a_job_that_runs_out_of_memory_passes_with_more(undisturbed, tmp_path, s
     assert (folder / depth).stat().st_size > 0
 
 
-@pytest.mark.xdist_group("grouped")
 def test_the_jobs_of_many_scans_are_a_few_submissions(checkout, start):
     scans = [f"s{k}" for k in range(6)]
     evaluated = [f"results/tiny/teacher/evaluation/{scan}.json" for scan in scans]
