@@ -15,7 +15,7 @@ CONF=/etc/slurm/slurm.conf
 GPUS=8
 
 install_packages() {
-  if command -v slurmctld slurmd munged > /dev/null; then return; fi
+  if command -v slurmctld > /dev/null && command -v slurmd > /dev/null && command -v munged > /dev/null; then return; fi
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge > /dev/null
 }
