@@ -196,7 +196,7 @@ def test_the_demo_runs_to_its_end_on_slurm_and_asks_for_what_its_rules_declare(c
         of_stage[rule.split("_")[0]] += count
     assert submitted == of_stage - Counter(curves=1, summarise=1)
     results = checkout.folder / "results" / "demo"
-    assert [line.split(",")[1] for line in (results / "summary.csv").read_text().splitlines()] == [
+    assert [line.split(",")[0] for line in (results / "summary.csv").read_text().splitlines()] == [
         "model",
         "teacher",
         "round1",
