@@ -187,7 +187,8 @@ def test_the_demo_runs_to_its_end_on_slurm_and_asks_for_what_its_rules_declare(c
     configurations = ["config/demo.yaml", checkout.configure("short.yaml", SHORT)]
     planned = checkout.planned(*configurations)
     began = time.monotonic()
-    run = start(checkout, "profiles/slurm", "--configfile", *configurations)
+    looks = ["--slurm-init-seconds-before-status-checks", "12"]  # a job takes 5 to 10 s here; 9, then 28 is too late
+    run = start(checkout, "profiles/slurm", *looks, "--configfile", *configurations)
     run.finish()
     submitted = asked_and_got(run)
     print(f"{sum(submitted.values())} jobs through sbatch in {time.monotonic() - began:.0f} s")
