@@ -1,6 +1,7 @@
 # make demo   set up, run the whole workflow on the embedded scans, print the table
 # make test   set up, run the tests
 # make check  lint, format, types, import contract, workflow lint, tests
+# make slurm-test  the workflow on a Slurm that is started for it (root, Debian); installs the cluster executors
 # make fix    format everything, write the generated pages
 # make bench  what is fast, measured beside a plain reference      make graph  docs/rules.md
 # make seeds  the demo and its control with three seeds, mean and spread
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs seeds setup test check lint fix bench graph clean
+.PHONY: demo photographs seeds setup test slurm-test check lint fix bench graph clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
@@ -38,6 +39,13 @@ $(STAMP): pyproject.toml
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
+
+# Not part of `check`: with the executors installed every start of Snakemake takes longer, so CI runs this last.
+slurm-test: $(STAMP)
+	.ci/slurm.sh install
+	$(BIN)/pip install --quiet -e '.[slurm]'
+	trap '.ci/slurm.sh stop' EXIT; .ci/slurm.sh start; \
+	KDMVS_SLURM_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal tests/workflow/test_slurm.py
 
 check: lint test
 
