@@ -22,6 +22,7 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
         (["config/config.yaml"], 3),
         (["config/demo.yaml"], 3),
         (["config/demo.yaml", "config/control.yaml"], 4),
+        (["config/demo.yaml", "config/sweep.yaml"], 9),  # one teacher, two students for each of four experiments
         (["config/photographs.yaml"], 3),
     ],
 )
