@@ -188,3 +188,22 @@ def test_killed_jobs_leave_no_device_taken_and_another_start_finishes(place):
     assert len(place.jobs()) == len(targets)
     assert not place.conflicts()
     assert place.free()
+
+
+def test_a_training_with_four_gpus_claims_four_and_trains_on_four_ranks(checkout):
+    """The workflow's own rule on pretended devices: without real ones the ranks compute on the CPU."""
+    teacher = {"optimiser": {"epochs": 1, "steps_per_epoch": 1, "batch": 4}}
+    checkout.configure("four.yaml", {"teacher": teacher, "resources": {"teacher": {"gpus": 4, "threads": 2}}})
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(8))),
+        "KDMVS_GPU_SLOTS": str(checkout.folder / "slots"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--resources", "gpu=8"]
+    command += ["--configfile", "tiny.yaml", "four.yaml", "--", "results/tiny/teacher/checkpoint.pt"]
+    done = subprocess.run(command, cwd=checkout.folder, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = (checkout.folder / "results" / "tiny" / "logs" / "teacher.log").read_text()
+    assert "1 steps of 4 on 4 ranks" in said
+    assert len(list((checkout.folder / "slots").glob("*.lock"))) == 4
