@@ -44,7 +44,7 @@ test: $(STAMP)
 slurm-test: $(STAMP)
 	.ci/slurm.sh install
 	$(BIN)/pip install --quiet -e '.[slurm]'
-	trap '.ci/slurm.sh stop' EXIT; .ci/slurm.sh start; \
+	.ci/slurm.sh start; trap '.ci/slurm.sh stop' EXIT; \
 	KDMVS_SLURM_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal tests/workflow/test_slurm.py
 
 check: lint test

@@ -25,6 +25,7 @@ start() {
     echo "slurm: $CONF exists; expected none, so as not to touch a Slurm that is not ours. '$0 stop' removes our own" >&2
     exit 1
   fi
+  trap stop ERR
   mkdir -p "$FOLDER"/{state,spool,log,dev} "${CONF%/*}"
   for i in $(seq 0 $GPUS); do
     [ -e "$FOLDER/dev/nvidia$i" ] || mknod -m 666 "$FOLDER/dev/nvidia$i" c 1 3

@@ -346,8 +346,8 @@ class RunSettings(Settings):
         1,
         ge=1,
         description="Scans handled by one job, so that its start is paid once (above 1: also started anew together). "
-        "Choose it before the first run: another number makes everything stale. A scan that fails takes the "
-        "finished ones of its job with it; with 1 nothing finished is lost.",
+        "Choose it before the first run: another number makes everything stale. What a job has finished when it fails "
+        "is kept.",
     )
     dataset: DatasetSettings
     scans: ScansSettings
@@ -418,12 +418,12 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _variants_are_experiments(self) -> RunSettings:
-        taken = re.compile(r"scans|figures|clouds|logs|benchmarks|teacher|control|round\d+")
+        taken = re.compile(r"scans|figures|clouds|logs|benchmarks|teacher|control|round\d+|.*\.(csv|png|html|pt)")
         changes = self.changes()
         identifiers = [re.sub(r"\W", "_", name) for name in changes]
         for name, identifier in zip(changes, identifiers, strict=True):
-            if taken.fullmatch(name):
-                raise ValueError(f"variants.{name}: the name is that of another folder of the results; choose another")
+            if taken.fullmatch(name) or name == self.experiment:
+                raise ValueError(f"variants.{name}: the name is taken among the results; choose another")
             if identifiers.count(identifier) > 1:
                 raise ValueError(f"variants.{name}: another variant differs only in punctuation; choose another name")
         self.experiments()

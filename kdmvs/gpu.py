@@ -2,8 +2,8 @@
 
 Snakemake counts GPUs but does not say which one a job gets. Here a slot is a lock on a file per device, held by the
 processes of the job: it is free again the moment the last of them ends, however it ends, because the kernel closes the
-lock. Slots are machine-wide, so two runs in two folders share them. Where a batch system has already chosen devices,
-its choice stands. Without a GPU, or with N = 0, the command sees none and computes on the CPU. The command runs under
+lock. Slots are machine-wide, so two runs in two folders share them. Within an allocation of Slurm the devices are those
+that it was given. Without a GPU, or with N = 0, the command sees none and computes on the CPU. The command runs under
 `kdmvs.supervise`: it ends with the Snakemake that started it.
 
 `python -m kdmvs.gpu --count` prints the number of GPUs. Imports no torch.
@@ -67,20 +67,21 @@ def slot_folder() -> Path:
     return folder
 
 
-def take(count: int, names: list[str], above: supervise.Process | None = None) -> dict[str, int]:
+def take(count: int, names: list[str], above: supervise.Process | None = None, within: str = "") -> dict[str, int]:
     """Wait for `count` free devices; their names and the open lock files that hold them.
 
     All or nothing: a job that cannot have all its devices gives back those it has, so two jobs cannot wait for each
-    other. Whoever waits says so once, and who has the devices.
+    other. Whoever waits says so once, and who has the devices. `within` sets the slots of an allocation of Slurm apart,
+    whose devices may be counted from 0 anew.
 
     Raises:
         DeviceError: more devices are wanted than there are.
         OrphanError: the Snakemake of this job has ended meanwhile.
     """
     if count > len(names):
-        raise DeviceError(f"{count} GPUs wanted, found {len(names)} ({', '.join(names)}); lower resources.gpu")
+        raise DeviceError(f"{count} GPUs wanted, found {len(names)} ({', '.join(names)}); lower resources.<rule>.gpus")
     folder = slot_folder()
-    paths = {name: folder / f"{re.sub('[^A-Za-z0-9]', '_', name)}.lock" for name in names}
+    paths = {name: folder / f"{within}{re.sub('[^A-Za-z0-9]', '_', name)}.lock" for name in names}
     for attempt in range(sys.maxsize):
         held: dict[str, int] = {}
         for name, path in paths.items():
@@ -107,8 +108,11 @@ def _lock(path: Path) -> int | None:
     except FileNotFoundError:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+            os.fchmod(file, 0o644)  # whatever the umask: other users lock it, too
         except PermissionError:  # another user's, made since; next time it is there
             return None
+    except PermissionError:
+        raise DeviceError(f"{path}: expected a lock file that all may read, found another user's; remove it") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file).st_ino == path.stat().st_ino:
@@ -135,12 +139,15 @@ def visible_devices(count: int, above: supervise.Process | None = None) -> str |
 
     Locks of the devices stay open until this process and those that it starts have ended.
     """
-    if "SLURM_JOB_ID" in os.environ:
-        return "" if count == 0 else None  # Slurm leaves the variable unset for jobs without GPUs
+    allocation = os.environ.get("SLURM_JOB_ID")
+    if allocation and count > 0 and VISIBLE not in os.environ:
+        return None  # Slurm says by another way what is whose
     names = pool() if count > 0 else []
     if not names:
         return ""
-    held = take(count, names, above)
+    if allocation:
+        count = min(count, len(names))  # Slurm was asked for fewer: what it gave is what there is
+    held = take(count, names, above, f"slurm{allocation}_" if allocation else "")
     for lock in held.values():
         os.set_inheritable(lock, True)  # the command has it too: the lock lives as long as any of them
     return ",".join(held)

@@ -121,9 +121,9 @@ def start(count: int, stage: Sequence[str]) -> list[Rank]:
     }
     if sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = "lo"  # one machine: the name of the host need not resolve
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdigit():
-        shared["OMP_NUM_THREADS"] = str(max(1, int(threads) // count))
+    for name, threads in os.environ.items():  # OMP_, MKL_, OPENBLAS_, ...: Snakemake sets them all
+        if name.endswith("_NUM_THREADS") and threads.isdigit():
+            shared[name] = str(max(1, int(threads) // count))
     ranks = []
     for number in range(count):
         report = tempfile.TemporaryFile()  # noqa: SIM115  (without a name, so that nothing is left behind)

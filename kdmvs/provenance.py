@@ -2,7 +2,7 @@
 
 A rule carries the digest as a parameter, so an edit in the library reruns the stages that use it and no others, and a
 comment, a docstring or a new line reruns nothing. Content counts, not the time of a file. Imports no torch, because
-the Snakefile asks for eleven digests on every run.
+the Snakefile asks for a digest for every stage on every run.
 
 What a closure is: the module, what it imports from kdmvs at the top or inside a function, what those import, and the
 `__init__` of every package on the way. Modules are therefore imported by a statement that can be read, never by a

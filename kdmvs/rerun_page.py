@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "one scan fewer to evaluate": {"scans": {"evaluation": ["b"]}},
     "`scans.pictured: 1`": {"scans": {"pictured": 1}},
     "`resources`: GPUs, threads, memory, minutes": {
-        "resources": {"teacher": {"threads": 1, "mem_mb": 1, "runtime": 1}}
+        "resources": {"teacher": {"gpus": 0, "threads": 1, "mem_mb": 1, "runtime": 1}}
     },
 }
 """Changes of the run as a whole: in words, and as a configuration laid over."""
@@ -148,11 +149,13 @@ def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[A
     return found
 
 
-def reruns(before: dict[str, Any], after: dict[str, Any], edited: Iterable[str] = ()) -> set[str]:
-    """The jobs that a changed configuration or edited stages ask for: `prepare`, `teacher`, `infer_teacher`, ..."""
+def reruns(before: dict[str, Any], after: dict[str, Any], edited: Iterable[str] = ()) -> Counter[str]:
+    """The jobs that a changed configuration or edited stages ask for: how many `prepare`, `infer_teacher`, ..."""
     old = artifacts(parse(RunSettings, before, "run"))
     new = artifacts(parse(RunSettings, after, "run"), dict.fromkeys(edited, "edited"))
-    return {rule_of(kind, model) for (kind, model, scan), key in new.items() if old.get((kind, model, scan)) != key}
+    return Counter(
+        rule_of(kind, model) for (kind, model, scan), key in new.items() if old.get((kind, model, scan)) != key
+    )
 
 
 def rule_of(kind: str, model: str) -> str:
@@ -169,7 +172,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def row(jobs: set[str]) -> list[str]:
+def row(jobs: Iterable[str]) -> list[str]:
     """The cells of a table: for every rule, for which models it reruns."""
     cells = []
     for column in COLUMNS:
@@ -226,8 +229,11 @@ def page() -> str:
     lines += [
         "",
         "- `experiment` names another folder of results: everything is made anew there, and the old folder stays.",
+        "- With `scans_per_job` above 1 the whole jobs rerun whose list of scans changed.",
         "- `scans_per_job` other than before: everything; Snakemake knows a file by the inputs of its whole job.",
-        "- A variant or a sweep: what differs, at places of its own; what exists stays as it is.",
+        "- A variant or a sweep: what differs, at places of its own, and `compare`. What variants share with each",
+        "  other but not with the run lies with the first of them: appended variants leave it there. Where it moves, because",
+        "  the list was put in another order or a first one removed, trainings are taken from where they were.",
         "- Cores, `--resources gpu=...`, profiles, `KDMVS_...` variables, devices, how much Snakemake says: nothing.",
         "- A photograph, camera or `pair.txt` of a scan: `prepare` of that scan, and what follows from it. Trainings",
         "  follow from the scans that they train on.",

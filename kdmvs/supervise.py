@@ -3,12 +3,13 @@
     Snakemake - bash - outer keeper - inner keeper (own session) - command - what it starts
 
 Bash stands between, so no signal of the kernel tells a job that its Snakemake has died. The inner keeper watches
-Snakemake and the outer keeper; the outer one watches the inner. Both adopt orphans (Linux) and end only when nothing
-that the command started lives any more, so a lock that they hold says that someone may still use what is locked.
+Snakemake and the outer keeper; the outer one watches bash and the inner. Both adopt orphans (Linux) and end only when
+nothing that the command started lives any more, so a lock that they hold says that someone may still use what is
+locked.
 Imports no torch.
 
     what dies           what happens
-    Snakemake           the command gets SIGTERM, what is left of it 5 seconds later SIGKILL
+    Snakemake, or bash  the command gets SIGTERM, what is left of it 5 seconds later SIGKILL
     the outer keeper    everything below gets SIGKILL, as Snakemake already takes the job for ended
     the inner keeper    the kernel kills the command, the outer keeper the rest
     the command         what it has started and left behind gets SIGTERM, then SIGKILL
@@ -121,14 +122,15 @@ def run(command: Sequence[str], above: Process | None) -> int:
     """
     outer = Process(os.getpid())
     expected = os.getpid()
+    shell = Process(os.getppid()) if above is not None and os.getppid() != above.pid else None
 
     def inner() -> int:
         if os.getppid() != expected:
             return 128 + signal.SIGKILL
         os.setsid()  # Ctrl-C reaches the outer keeper only, which passes it on once
-        return _keep(lambda: _become(command), patient=above, impatient=outer)
+        return _keep(lambda: _become(command), patient=above, impatient=outer, last=True)
 
-    return _keep(inner)
+    return _keep(inner, patient=shell)
 
 
 def _become(command: Sequence[str]) -> int:
@@ -143,7 +145,9 @@ def _become(command: Sequence[str]) -> int:
     return 2
 
 
-def _keep(start: Callable[[], int], patient: Process | None = None, impatient: Process | None = None) -> int:
+def _keep(
+    start: Callable[[], int], patient: Process | None = None, impatient: Process | None = None, last: bool = False
+) -> int:
     """Fork a process that runs `start`, pass signals to it, and come back when it and all below it have ended."""
     _prctl(ADOPT_ORPHANS, 1)
     numbers = [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]  # nohup stays nohup
@@ -154,7 +158,7 @@ def _keep(start: Callable[[], int], patient: Process | None = None, impatient: P
     for number in (*numbers, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    child = _fork(start, numbers, last=impatient is not None)
+    child = _fork(start, numbers, last)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
 
     watched = [process for process in (patient, impatient) if process is not None]
@@ -171,7 +175,7 @@ def _keep(start: Callable[[], int], patient: Process | None = None, impatient: P
         if impatient is not None and impatient.gone():
             _end(child, 0)
         elif leaving is None and patient is not None and patient.gone():
-            _say("the Snakemake that started this job has ended; the job ends too")
+            _say("what started this job (Snakemake, or its shell) has ended; the job ends too")
             leaving = time.monotonic()
             _send(child, signal.SIGTERM)
         elif leaving is not None and time.monotonic() - leaving > GRACE_S:

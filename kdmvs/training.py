@@ -40,7 +40,7 @@ SAVE_EVERY_S = 600.0
 """Seconds between saved states within a long epoch (environment: KDMVS_SAVE_EVERY_S); never part of the numbers."""
 
 STOPPED = 128 + signal.SIGTERM
-"""Exit code of a training that SIGTERM stopped after its state was saved."""
+"""Exit code of a training that a signal stopped after its state was saved."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,15 @@ def fit(
     """Train a network; returns the content of its checkpoint (`model`, `step`, `epoch`).
 
     `progress` is a folder of this training alone: its states, metrics.csv and TensorBoard events. What is found there
-    is taken up again. Rank 0 alone reads and writes it. On SIGTERM the step in hand is finished and saved.
+    is taken up again. Rank 0 alone reads and writes it. On SIGTERM, Ctrl-C or SIGHUP the step in hand is
+    finished and saved.
 
     Raises:
         DataError: no sample to train on.
         SettingsError: KDMVS_SAVE_EVERY_S is no number.
         TrainingError: the loss or the gradient is not finite, and the message names the step and its samples; or there
             are more ranks than samples in a batch.
-        SystemExit: stopped by SIGTERM.
+        SystemExit: stopped by a signal.
     """
     training, validation = split(samples, validation_share)
     if not training:
@@ -97,7 +98,7 @@ def fit(
     if ranks.count() > schedule.batch:
         raise TrainingError(
             f"{label}: expected a sample of every batch for every rank, found {ranks.count()} ranks for a batch of "
-            f"{schedule.batch}; give the rule fewer GPUs (resources.{label}.gpu) or raise optimiser.batch"
+            f"{schedule.batch}; take fewer GPUs (resources.{label}.gpus, or KDMVS_RANKS) or raise optimiser.batch"
         )
     every_s = save_every_s()
     here = device.choose()
@@ -127,7 +128,7 @@ def fit(
         batch_sampler=order,
         collate_fn=collate_or_error,
         num_workers=device.workers(here),
-        worker_init_fn=leave_sigterm_to_the_trainer,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=here.type == "cuda",
     )
 
@@ -140,7 +141,7 @@ def fit(
     def stop(step: int) -> NoReturn:
         if log is not None:
             log.close()
-            text = f"{label}: stopped by SIGTERM at step {step}; started again it goes on from there"
+            text = f"{label}: stopped at step {step}; started again it goes on from there"
             print(text, file=sys.stderr, flush=True)
         raise SystemExit(STOPPED)
 
@@ -166,7 +167,7 @@ def fit(
         disable=not (writes and sys.stderr.isatty()),
         mininterval=0.5,
     )
-    with heeding_sigterm() as asked, bar:
+    with heeding_signals() as asked, bar:
         if first % schedule.steps_per_epoch == 0 and not ranks.from_first(
             log is not None and log.has(first, "validation")
         ):
@@ -243,23 +244,41 @@ def save_every_s() -> float:
         raise SettingsError(f"KDMVS_SAVE_EVERY_S: expected seconds, found {given!r}") from None
 
 
+TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""A scheduler that preempts, Ctrl-C, a terminal that is closed."""
+
+
 @contextmanager
-def heeding_sigterm() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM ends nothing by itself; the function says whether it came. Outside the main thread: never."""
+def heeding_signals() -> Iterator[Callable[[], bool]]:
+    """Within, a signal to stop ends nothing by itself; the function says whether one came.
+
+    A second Ctrl-C is obeyed at once. Outside the main thread none is heeded.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    before = {number: signal.getsignal(number) for number in TO_STOP}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+
+    def heed(number: int, frame: object) -> None:
+        came.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, heed)
     try:
         yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def leave_sigterm_to_the_trainer(worker: int) -> None:
+def leave_signals_to_the_trainer(worker: int) -> None:
     """For loader processes: a scheduler signals a whole job, and the step in hand still needs its loaders."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in TO_STOP:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @torch.no_grad()

@@ -148,9 +148,30 @@ def test_the_choice_of_a_batch_system_stands(start):
     assert job.communicate(timeout=20)[0] == "7\n"
 
 
+def test_jobs_within_an_allocation_of_slurm_never_share_a_device(start, tmp_path):
+    allocation = {"CUDA_VISIBLE_DEVICES": "0,1,2", "SLURM_JOB_ID": "5"}
+    jobs = [start(count, JOB, f"job{k}", **allocation) for k, count in enumerate([1, 2, 1, 1])]
+    assert [job.wait(30) for job in jobs] == [0] * len(jobs), [job.communicate() for job in jobs]
+    given = [(tmp_path / f"job{k}").read_text().split(",") for k in range(len(jobs))]
+    assert [len(devices) for devices in given] == [1, 2, 1, 1]
+
+
+def test_a_slot_can_be_locked_by_every_user_whatever_the_umask_was(tmp_path, monkeypatch):
+    from kdmvs import gpu
+
+    monkeypatch.setenv("KDMVS_GPU_SLOTS", str(tmp_path / "slots"))
+    before = os.umask(0o077)
+    try:
+        (lock,) = gpu.take(1, ["0"]).values()
+    finally:
+        os.umask(before)
+    os.close(lock)
+    assert (tmp_path / "slots" / "0.lock").stat().st_mode & 0o777 == 0o644
+
+
 def test_wanting_more_devices_than_there_are_is_one_line_and_exit_code_2(start):
     job = start(3, "pass")
-    assert job.communicate(timeout=20)[1] == "kdmvs gpu: 3 GPUs wanted, found 2 (0, 1); lower resources.gpu\n"
+    assert job.communicate(timeout=20)[1] == "kdmvs gpu: 3 GPUs wanted, found 2 (0, 1); lower resources.<rule>.gpus\n"
     assert job.returncode == 2
 
 

@@ -229,7 +229,7 @@ def test_more_ranks_than_samples_in_a_batch_are_refused_and_it_is_said_what_to_d
     for item in two:
         assert item["few"] == (
             "teacher: expected a sample of every batch for every rank, found 2 ranks for a batch of 1; give the rule "
-            "fewer GPUs (resources.teacher.gpu) or raise optimiser.batch"
+            "fewer GPUs (resources.teacher.gpus, or KDMVS_RANKS) or raise optimiser.batch"
         )
 
 

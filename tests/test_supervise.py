@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kdmvs.supervise import SCHEDULER, alive
+from kdmvs.supervise import SCHEDULER, alive, parent_of
 
 WRAPPED = f"{sys.executable} -m kdmvs.gpu 0 -- "
 PATIENT = """
@@ -87,7 +87,18 @@ def test_the_death_of_snakemake_ends_the_job_which_may_save_its_state(below, tmp
     snakemake.kill()
     until(lambda: not alive(job), 10)
     assert (tmp_path / "saved").read_text() == "state"
-    assert "the Snakemake that started this job has ended; the job ends too" in snakemake.communicate()[1]
+    assert "what started this job (Snakemake, or its shell) has ended; the job ends too" in snakemake.communicate()[1]
+
+
+def test_the_death_of_the_shell_alone_ends_the_job_which_may_save_its_state(below, tmp_path):
+    """A scheduler's SIGTERM ends bash at once; an orphan would write beside the job's second attempt."""
+    snakemake = below(f"{WRAPPED} {sys.executable} code.py; echo more", PATIENT)
+    job = pid_of(tmp_path)
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    (shell,) = [pid for pid in pids if parent_of(pid) == snakemake.pid]
+    os.kill(shell, signal.SIGKILL)
+    until(lambda: not alive(job), 10)
+    assert (tmp_path / "saved").read_text() == "state"
 
 
 def test_a_job_that_does_not_listen_is_killed_seconds_after_snakemake(below, tmp_path):

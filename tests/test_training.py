@@ -96,27 +96,29 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one_bit_for_bit(
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("where", ["in a step", "in a validation"])
-def test_sigterm_saves_what_is_done_and_the_training_goes_on_bit_for_bit(tmp_path, capsys, where):
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [("in a step", signal.SIGTERM), ("in a validation", signal.SIGTERM), ("in a step", signal.SIGINT),
+     ("in a step", signal.SIGHUP)],
+)  # fmt: skip
+def test_a_signal_saves_what_is_done_and_the_training_goes_on_bit_for_bit(tmp_path, capsys, where, number):
     whole = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "whole", validation_share=0.25)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     calls: list[int] = []
 
     def preempted(output, batch):
         if torch.is_grad_enabled() == (where == "in a step"):
             calls.append(1)
             if len(calls) == 7:  # the seventh step, or the third batch of the validation after the second epoch
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
         return loss(output, batch)
 
     with pytest.raises(SystemExit) as caught:
         fit(Network(), preempted, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
     assert caught.value.code == 143
     step = 7 if where == "in a step" else 15
-    assert (
-        f"training: stopped by SIGTERM at step {step}; started again it goes on from there" in capsys.readouterr().err
-    )
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert f"training: stopped at step {step}; started again it goes on from there" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
     assert checkpoints.read(tmp_path / "cut" / "state.pt")["step"] == step
     resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))

@@ -54,6 +54,13 @@ def test_a_variant_with_more_rounds_has_the_rounds_that_the_run_lacks():
     assert plan.places("checkpoint") == ("teacher", "round1", "long/round2", "long/round3")
 
 
+def test_variants_that_are_appended_leave_the_places_of_those_before_them():
+    few = Plan(run(sweep={"student.loss.target": ["density"], "fusion.least_votes": [3, 4]}))
+    more = Plan(run(sweep={"student.loss.target": ["density"], "fusion.least_votes": [3, 4, 5]}))
+    for kind in ("checkpoint", *PER_MODEL):
+        assert set(few.places(kind)) <= set(more.places(kind))
+
+
 def test_a_seed_is_a_variant_that_shares_only_the_scans():
     plan = Plan(run(sweep={"seed": [0, 1]}))
     assert plan.places("checkpoint")[:3] == ("teacher", "round1", "round2")
@@ -72,7 +79,9 @@ def test_no_variant_changes_the_keys_of_the_run_itself():
         ({"variants": {"a": {"dataset": {"seed": 1}}}}, "variants.a: dataset.seed is common to all variants"),
         ({"variants": {"a": {"fusion": {"votes": 1}}}}, "variants.a: fusion.votes: unknown key"),
         ({"variants": {"a": {"fusion": {"confidence": 7}}}}, "variants.a: fusion.confidence: "),
-        ({"variants": {"round1": {"rounds": 1}}}, "variants.round1: the name is that of another folder"),
+        ({"variants": {"round1": {"rounds": 1}}}, "variants.round1: the name is taken among the results"),
+        ({"variants": {"summary.csv": {"rounds": 1}}}, "variants.summary.csv: the name is taken"),
+        ({"variants": {"x": {"rounds": 1}}}, "variants.x: the name is taken"),
         ({"variants": {"a-b": {"rounds": 1}, "a_b": {"rounds": 0}}}, "differs only in punctuation"),
         ({"variants": {"../a": {"rounds": 1}}}, "variants.../a"),
         ({"sweep": {"fusion.confidence": []}}, "sweep.fusion.confidence"),

@@ -90,9 +90,10 @@ def train(
     )
     with ranks.joined(device.choose()), progress.held(root, name):
         speaks = ranks.rank() == 0
-        if ranks.from_first(speaks and is_finished(out, metrics, root / key)):
+        if ranks.from_first(speaks and is_finished(out, metrics, root / key, manifests[0].parent.parent)):
             if speaks:
                 print(f"{name}: {out} is what these settings, code and inputs give; nothing to train", flush=True)
+                tidy(root, key)
             return
         if speaks:
             if samples.left_out:
@@ -115,13 +116,21 @@ def train(
         provenance = {"network": description, "settings": settings.canonical(), "code": digest, "resume_key": key}
         checkpoints.save(root / key / FINISHED, {**content, **provenance})
         give(root / key, out, metrics)
-        progress.drop_states(root / key)
-        boards = root / "tensorboard"
+        tidy(root, key)
+
+
+def tidy(root: Path, key: str) -> None:
+    """Of the trainings in a folder keep the finished one, without its states, and its events for TensorBoard."""
+    from kdmvs import progress
+
+    progress.drop_states(root / key)
+    boards, mine = root / "tensorboard", root / key / "tensorboard"
+    if mine.exists():
         shutil.rmtree(boards, ignore_errors=True)
-        shutil.move(root / key / "tensorboard", boards)
-        for other in root.iterdir():
-            if other.is_dir() and other not in (boards, root / key):
-                shutil.rmtree(other)
+        shutil.move(mine, boards)
+    for other in root.iterdir():
+        if other.is_dir() and other not in (boards, root / key):
+            shutil.rmtree(other)
 
 
 def give(folder: Path, out: Path, metrics: Path) -> None:
@@ -129,6 +138,7 @@ def give(folder: Path, out: Path, metrics: Path) -> None:
 
     Snakemake that was killed before it had noted the end of the job deletes them and asks for the training again.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)  # a checkpoint is never beside another training's metrics
     second_name(folder / "metrics.csv", metrics)
     second_name(folder / FINISHED, out)
@@ -136,17 +146,27 @@ def give(folder: Path, out: Path, metrics: Path) -> None:
         os.utime(path)  # newer than its inputs
 
 
-def is_finished(out: Path, metrics: Path, folder: Path) -> bool:
-    """Whether the training of this folder has ended; its files are then at their place."""
+def is_finished(out: Path, metrics: Path, folder: Path, scans: Path) -> bool:
+    """Whether the training of this folder has ended, here or elsewhere in its experiment; its files are then here.
+
+    Elsewhere: what variants share lies with the first of them, and moves where the list of variants changes. The
+    experiment is the folder that `scans` lies in.
+    """
     from kdmvs import checkpoints
     from kdmvs.errors import FormatError
 
-    try:
-        if checkpoints.read(folder / FINISHED).get("resume_key") == folder.name and (folder / "metrics.csv").exists():
-            give(folder, out, metrics)
-            return True
-    except FormatError:  # there is none, or it is damaged
-        pass
+    experiment, name = scans.resolve().parent, f"{folder.parent.name}/{folder.name}"
+    beside = scans.name == "scans" and experiment in out.resolve().parents
+    others = [found for levels in ("*", "*/*") for found in sorted(experiment.glob(f"{levels}/{name}")) if beside]
+    for place in (folder.resolve(), *others):
+        try:
+            if checkpoints.read(place / FINISHED).get("resume_key") == folder.name and (place / "metrics.csv").exists():
+                if place != folder.resolve():
+                    give(place, folder / FINISHED, folder / "metrics.csv")
+                give(folder, out, metrics)
+                return True
+        except FormatError:  # there is none, or it is damaged
+            pass
     return False
 
 

@@ -44,9 +44,13 @@ def unkept(
                 other.unlink(missing_ok=True)
     for k, (paths, kept_names) in enumerate(zip(outputs, names, strict=True)):
         if all(kept.exists() for kept in kept_names):
-            for path, kept in zip(paths, kept_names, strict=True):
-                second_name(kept, path)
-                os.utime(path)  # newer than its inputs, whatever happened to their times
+            try:
+                for path, kept in zip(paths, kept_names, strict=True):
+                    second_name(kept, path)
+                    os.utime(path)  # newer than its inputs, whatever happened to their times
+            except FileNotFoundError:  # another copy of this job has just ended and removed it
+                yield k
+                continue
             print(f"{stage}: kept from an interrupted job -> {', '.join(map(str, paths))}", flush=True)
             continue
         yield k
@@ -94,9 +98,13 @@ def _flat(lists: Sequence[Sequence[Path]]) -> list[Path]:
 
 def second_name(path: Path, name: Path) -> None:
     """A second name of a file, or a copy where links are refused; it is whole from the moment it is there."""
-    try:
-        name.unlink(missing_ok=True)
-        os.link(path, name)
-    except OSError:
-        with replacing(name) as part:
+    if name.exists() and name.samefile(path):
+        return
+    with replacing(name) as part:
+        try:
+            part.unlink(missing_ok=True)
+            os.link(path, part)
+        except FileNotFoundError:
+            raise
+        except OSError:
             shutil.copyfile(path, part)

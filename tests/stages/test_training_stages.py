@@ -223,6 +223,18 @@ def test_a_finished_training_whose_files_were_deleted_is_not_done_again(trained,
     assert (own / "checkpoint.pt").read_bytes() == (trained / "checkpoint.pt").read_bytes()
 
 
+def test_a_training_that_ended_elsewhere_in_the_experiment_is_not_done_again(trained, scan, tmp_path, capsys):
+    """What variants share moves to another place when the list of variants changes."""
+    shutil.copytree(scan.parent, tmp_path / "scans" / "plane")
+    inside = [tmp_path / "scans" / "plane" / "scan.json"]
+    for place, again in (("loose/teacher", False), ("teacher", True), ("tight/teacher", True)):
+        folder = tmp_path / place
+        teacher.run(TEACHER, inside, folder / "checkpoint.pt", folder / "metrics.csv")
+        assert ("nothing to train" in capsys.readouterr().out) == again
+        assert (folder / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
+        assert kept_of(folder) == ["checkpoint.pt", "metrics.csv"]
+
+
 def test_a_checkpoint_of_other_settings_is_not_taken_for_this_trainings_work(trained, scan, tmp_path, capfd):
     for name in ("checkpoint.pt", "metrics.csv"):
         shutil.copyfile(trained / name, tmp_path / name)

@@ -159,6 +159,9 @@ def test_killed_at_random_moments_the_run_ends_in_the_bytes_of_an_undisturbed_on
         count = ", ".join(f"{count} x {way}" for way, count in interrupted.kills.items())
         print(f"\nkills: {count}; unlocked {interrupted.unlocked} times", end="")
         print(f"; jobs outlived Snakemake by at most {interrupted.outlived:.2f} s")
+    assert sum(interrupted.kills.values()) >= len(WAYS)
+    assert outputs > 10
+    assert interrupted.done, "no run was killed after a job of it had ended"
     interrupted.nothing_done_twice()
     interrupted.all_end(time.monotonic())
     results = artifacts(interrupted.checkout.folder)

@@ -33,7 +33,7 @@ STALE = {
     "fusion.confidence": (0.01, {"fuse_teacher", "fuse_round1", "evaluate_teacher", "evaluate_round1", *SCORES}),
     "evaluation.seed": (1, {"evaluate_teacher", "evaluate_round1", "summarise"}),
     "figures.views": (2, {"figures"}),
-    "resources": ({"teacher": {"threads": 1, "mem_mb": 1}}, set()),
+    "resources": ({"teacher": {"threads": 1, "mem_mb": 1, "gpus": 0}}, set()),
 }
 """Setting -> another value, and the rules that then have to run."""
 

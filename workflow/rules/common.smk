@@ -25,13 +25,13 @@ from kdmvs.errors import KdmvsError
 from kdmvs.provenance import code_digest, files_digest
 from kdmvs.variants import Plan, in_words, split
 
-# A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage is a fifth of
-# the time to a dry-run.
-gc.disable()
+# A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new
+# ones is a fifth of the time to a dry-run.
+gc.set_threshold(1_000_000, 50, 1000)
 
 # Jobs find the library from any working directory, and the Python that runs Snakemake; with --sdm conda a rule's own
 # Python stands before it.
-# Its process is named so that a job can end when the Snakemake that runs it is gone (kdmvs.gpu).
+# Its process is named so that a job can end when the Snakemake that runs it is gone (kdmvs.supervise).
 os.environ.update(
     KDMVS_SCHEDULER=str(os.getpid()),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
