@@ -232,7 +232,7 @@ def page() -> str:
         "- With `scans_per_job` above 1 the whole jobs rerun whose list of scans changed.",
         "- `scans_per_job` other than before: everything; Snakemake knows a file by the inputs of its whole job.",
         "- A variant or a sweep: what differs, at places of its own, and `compare`. What variants share with each",
-        "  other but not with the run lies with the first of them: appended variants leave it there. Where it moves, because",
+        "  other but not with the run lies with the first of them: appended variants leave it there. Where it moves as",
         "  the list was put in another order or a first one removed, trainings are taken from where they were.",
         "- Cores, `--resources gpu=...`, profiles, `KDMVS_...` variables, devices, how much Snakemake says: nothing.",
         "- A photograph, camera or `pair.txt` of a scan: `prepare` of that scan, and what follows from it. Trainings",

@@ -126,7 +126,8 @@ DAMAGED_LINE = "kdmvs teacher: images/7.png: expected an image, found half of on
 )
 def test_what_ends_one_rank_ends_all_and_is_said_once(start, tmp_path, body, code, text):
     assert ended(start(body)) == (code, "", text)
-    assert not any(is_alive(int((tmp_path / f"rank{k}").read_text())) for k in range(2))
+    started = list(tmp_path.glob("rank[01]"))  # one may have been ended before it had written who it is
+    assert started and not any(is_alive(int(path.read_text())) for path in started)
 
 
 def test_a_bug_on_one_rank_keeps_its_traceback_and_is_shown_once(start):

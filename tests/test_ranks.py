@@ -228,7 +228,7 @@ def test_more_ranks_than_samples_in_a_batch_are_refused_and_it_is_said_what_to_d
     _, _, two = toys
     for item in two:
         assert item["few"] == (
-            "teacher: expected a sample of every batch for every rank, found 2 ranks for a batch of 1; give the rule "
+            "teacher: expected a sample of every batch for every rank, found 2 ranks for a batch of 1; take "
             "fewer GPUs (resources.teacher.gpus, or KDMVS_RANKS) or raise optimiser.batch"
         )
 
