@@ -148,7 +148,7 @@ def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
     """
     import yaml
 
-    from kdmvs.config import parse
+    from kdmvs.config import parse, put
 
     is_text = text.lstrip().startswith("{")
     where = "--settings" if is_text else text
@@ -164,16 +164,12 @@ def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
         key, equals, value = change.partition("=")
         if not equals:
             raise SettingsError(f"--set {change}: expected key=value, found no `=`")
-        inner = values
-        *outer, last = key.split(".")
-        for part in outer:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise SettingsError(f"--set {change}: {part} is a value, not a section")
         try:
-            inner[last] = yaml.safe_load(value)
+            put(values, key, yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise SettingsError(f"--set {change}: expected YAML, found {' '.join(str(error).split())}") from None
+        except ValueError as error:
+            raise SettingsError(f"--set {change}: {error}") from None
     return parse(kind, values, where)
 
 

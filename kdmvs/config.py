@@ -456,15 +456,12 @@ class RunSettings(Settings):
         for name, changes in self.changes().items():
             values = copy.deepcopy(common)
             for key, value in changes.items():
-                *outer, leaf = key.split(".")
                 if key.split(".")[0] not in VARYING:
                     raise ValueError(f"variants.{name}: {key} is common to all variants; make it a run of its own")
-                section = values
-                for part in outer:
-                    section = section.setdefault(part, {})
-                    if not isinstance(section, dict):
-                        raise ValueError(f"variants.{name}: {key}: {part} is a value, not a section")
-                section[leaf] = value
+                try:
+                    put(values, key, value)
+                except ValueError as error:
+                    raise ValueError(f"variants.{name}: {error}") from None
             try:
                 found[name] = parse(RunSettings, values, f"variants.{name}")
             except SettingsError as error:
@@ -509,6 +506,20 @@ class RunSettings(Settings):
             "figures": self.figures,
         }
         return sections[rule].canonical()
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Write a value at a dotted key of nested mappings.
+
+    Raises:
+        ValueError: a part of the key before its last is a value already.
+    """
+    *outer, last = key.split(".")
+    for part in outer:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{key}: {part} is a value, not a section")
+    values[last] = value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,6 @@ Rank 0 speaks; what the others say is shown where one of them ends without a mes
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -32,6 +31,7 @@ from typing import IO, Any
 
 from kdmvs import cli, gpu
 from kdmvs.errors import KdmvsError, RankError, SettingsError
+from kdmvs.supervise import die_with
 
 RANKS = "KDMVS_RANKS"
 """Environment variable: how many ranks to start where no GPU is given."""
@@ -235,15 +235,6 @@ def report(kind: int, text: str, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def die_with(launcher: int) -> None:
-    """End this process when its launcher ends, even by SIGKILL (Linux; elsewhere only where it has ended already)."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != launcher:  # it ended before the line above
-        os._exit(1)
 
 
 if __name__ == "__main__":

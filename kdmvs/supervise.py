@@ -203,12 +203,17 @@ def _fork(start: Callable[[], int], numbers: Sequence[int], last: bool) -> int:
             signal.signal(number, signal.SIG_DFL)
         if last:
             os.setpgid(0, 0)
-            _prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(128 + signal.SIGKILL)
+            die_with(parent)
         code = start()
     finally:
         os._exit(code)
+
+
+def die_with(parent: int) -> None:
+    """End this process when its parent ends, even by SIGKILL (Linux; elsewhere only where it has ended already)."""
+    _prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(128 + signal.SIGKILL)
 
 
 _statuses: dict[int, int] = {}
