@@ -133,3 +133,23 @@ def test_environments_name_the_versions_of_pyproject():
         named["snakemake"] = named.pop("snakemake-minimal", wanted["snakemake"])
         for name, version in wanted.items():
             assert version.startswith(named[conda.get(name, name)]), (path.name, name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "threads"),
+    [
+        (["--cores", "16", "--resources", "gpu=8"], 2),
+        (["--cores", "4", "--resources", "gpu=8"], 1),
+        (["--cores", "128", "--resources", "gpu=8"], 8),
+        (["--cores", "16"], 8),
+        (["--cores", "16", "--resources", "gpu=0"], 8),
+    ],
+)
+def test_as_many_gpu_jobs_fit_on_the_cores_as_there_are_gpus(checkout, arguments, threads):
+    with (checkout.folder / "workflow" / "Snakefile").open("a") as file:
+        file.write('\nfor found in workflow.rules:\n    print("cores of", found.name, found.resources["_cores"].value)\n')
+    checkout.configure("single.yaml", {**TINY, "scans_per_job": 1, "resources": {}})
+    done = checkout.snakemake("-n", *arguments, "--configfile", "single.yaml")
+    cores = dict(re.findall(r"^cores of (\w+) (\d+)$", done.stdout, re.MULTILINE))
+    assert [int(cores[rule]) for rule in ("infer", "teacher", "student")] == [threads] * 3
+    assert int(cores["evaluate"]) == 4  # of the CPU, whatever there are of GPUs

@@ -156,7 +156,13 @@ def resource_of(rule_name, name, default):
     return default if given is None else given
 
 
-def threads_of(rule_name, default):
+def threads_of(rule_name, default, gpus=0):
+    """The cores of a job; of one that computes on GPUs no more than its share of a machine with `--resources gpu=N`, so
+    that N such jobs fit."""
+    given = workflow.resource_settings
+    here = getattr(given.resources.get("gpu"), "value", 0)
+    if workflow.is_main_process and gpus and here and given.cores:
+        default = max(1, min(default, given.cores * resource_of(rule_name, "gpus", gpus) // here))
     return resource_of(rule_name, "threads", default)
 
 

@@ -18,7 +18,7 @@ for shard in shards("fused", evaluation=EVALUATION):
             f"<results>/benchmarks/fuse/{file_of(shard)}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
-        threads: threads_of("fuse", 4)
+        threads: threads_of("fuse", 4, gpus=1)
         resources:
             **resources_of("fuse", mem_mb=8000, minutes=60 * len(shard.scans), gpus=1),
         params:

@@ -18,7 +18,7 @@ for shard in shards("depth", **EVERY_SCAN):
             f"<results>/benchmarks/infer/{file_of(shard)}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
-        threads: threads_of("infer", 8)
+        threads: threads_of("infer", 8, gpus=1)
         resources:
             **resources_of("infer", mem_mb=8000, minutes=30 * len(shard.scans), gpus=1),
         params:

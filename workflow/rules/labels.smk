@@ -18,7 +18,7 @@ for shard in shards("agreement", **EVERY_SCAN):
             f"<results>/benchmarks/check/{file_of(shard)}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
-        threads: threads_of("check", 4)
+        threads: threads_of("check", 4, gpus=1)
         resources:
             **resources_of("check", mem_mb=8000, minutes=30 * len(shard.scans), gpus=1),
         params:
