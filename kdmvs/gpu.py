@@ -80,8 +80,7 @@ def take(count: int, names: list[str], above: supervise.Process | None = None, w
     """
     if count > len(names):
         raise DeviceError(f"{count} GPUs wanted, found {len(names)} ({', '.join(names)}); lower resources.<rule>.gpus")
-    folder = slot_folder()
-    paths = {name: folder / f"{within}{re.sub('[^A-Za-z0-9]', '_', name)}.lock" for name in names}
+    paths = {name: _slot(name, within) for name in names}
     for attempt in range(sys.maxsize):
         held: dict[str, int] = {}
         for name, path in paths.items():
@@ -99,6 +98,17 @@ def take(count: int, names: list[str], above: supervise.Process | None = None, w
             raise supervise.OrphanError("the Snakemake that started this job has ended; the job ends too")
         time.sleep(0.05 + os.urandom(1)[0] / 1280)  # not in step with others
     raise AssertionError("the loop above has no end")
+
+
+def _slot(name: str, within: str) -> Path:
+    """The lock file of a device."""
+    return slot_folder() / f"{within}{re.sub('[^A-Za-z0-9]', '_', name)}.lock"
+
+
+def _within() -> str:
+    """The beginning of the names of the slots of this process's allocation; nothing outside Slurm."""
+    allocation = os.environ.get("SLURM_JOB_ID")
+    return f"slurm{allocation}_" if allocation else ""
 
 
 def _lock(path: Path) -> int | None:
@@ -147,7 +157,7 @@ def visible_devices(count: int, above: supervise.Process | None = None) -> str |
         return ""
     if allocation:
         count = min(count, len(names))  # Slurm was asked for fewer: what it gave is what there is
-    held = take(count, names, above, f"slurm{allocation}_" if allocation else "")
+    held = take(count, names, above, _within())
     for lock in held.values():
         os.set_inheritable(lock, True)  # the command has it too: the lock lives as long as any of them
     return ",".join(held)
@@ -171,7 +181,11 @@ def main(arguments: list[str]) -> int:
     devices = visible_devices(int(arguments[0]), above)
     if devices is not None:
         os.environ[VISIBLE] = devices
-    return supervise.run(arguments[2:], above)
+    code = supervise.run(arguments[2:], above)
+    if "SLURM_JOB_ID" in os.environ and devices:  # its slots are of no use to other allocations
+        for name in devices.split(","):
+            _slot(name, _within()).unlink(missing_ok=True)
+    return code
 
 
 if __name__ == "__main__":

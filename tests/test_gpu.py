@@ -154,6 +154,7 @@ def test_jobs_within_an_allocation_of_slurm_never_share_a_device(start, tmp_path
     assert [job.wait(30) for job in jobs] == [0] * len(jobs), [job.communicate() for job in jobs]
     given = [(tmp_path / f"job{k}").read_text().split(",") for k in range(len(jobs))]
     assert [len(devices) for devices in given] == [1, 2, 1, 1]
+    assert not list((tmp_path / "slots").iterdir())
 
 
 def test_a_slot_can_be_locked_by_every_user_whatever_the_umask_was(tmp_path, monkeypatch):

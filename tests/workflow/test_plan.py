@@ -29,7 +29,9 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 def test_every_shipped_configuration_plans_its_models(checkout, configurations, models):
     planned = checkout.planned(*configurations)
     assert planned["teacher"] + planned["control"] + planned["student"] == models
-    assert planned["summarise"] == planned["curves"] == 1
+    experiments = 4 if "config/sweep.yaml" in configurations else 1
+    assert planned["summarise"] == planned["curves"] == experiments
+    assert planned["compare"] == (experiments > 1)
 
 
 def test_without_a_configuration_the_default_one_is_planned(checkout):
@@ -147,7 +149,9 @@ def test_environments_name_the_versions_of_pyproject():
 )
 def test_as_many_gpu_jobs_fit_on_the_cores_as_there_are_gpus(checkout, arguments, threads):
     with (checkout.folder / "workflow" / "Snakefile").open("a") as file:
-        file.write('\nfor found in workflow.rules:\n    print("cores of", found.name, found.resources["_cores"].value)\n')
+        file.write(
+            '\nfor found in workflow.rules:\n    print("cores of", found.name, found.resources["_cores"].value)\n'
+        )
     checkout.configure("single.yaml", {**TINY, "scans_per_job": 1, "resources": {}})
     done = checkout.snakemake("-n", *arguments, "--configfile", "single.yaml")
     cores = dict(re.findall(r"^cores of (\w+) (\d+)$", done.stdout, re.MULTILINE))
