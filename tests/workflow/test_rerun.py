@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from kdmvs.rerun_page import overlay
 from tests.workflow.conftest import TINY
 
 pytestmark = pytest.mark.xdist_group("finished workflow")
@@ -36,12 +37,6 @@ STALE = {
     "resources": ({"teacher": {"threads": 1, "mem_mb": 1, "gpus": 0}}, set()),
 }
 """Setting -> another value, and the rules that then have to run."""
-
-
-def overlay(key: str, value: object) -> dict:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value  # type: ignore[return-value]
 
 
 def test_a_finished_run_has_everything_and_nothing_to_do(finished):

@@ -313,12 +313,6 @@ def test_the_jobs_of_many_scans_are_a_few_submissions(checkout, start):
     checkout.configure("many.yaml", {**TINY, "scans_per_job": 1, "scans": {"training": ["s0"], "evaluation": scans}})
     run = start(checkout, "profiles/slurm profiles/slurm/grouped.yaml", "--configfile", "many.yaml", "--", *evaluated)
     said = run.finish()
-    print(
-        [
-            (job["Comment"], gpus(job), memory(job), minutes(job), job["CPUs/Task"], job["Partition"])
-            for job in run.jobs()
-        ]
-    )
     assert all((checkout.folder / path).is_file() for path in evaluated)
     stages = Counter(re.findall(r"^ *Finished jobid: \d+ \(Rule: (\w+)\)", said, re.MULTILINE))
     assert len(run.jobs()) < 8, stages

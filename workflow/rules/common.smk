@@ -56,6 +56,7 @@ RUN = or_stop(
     ", ".join(map(str, workflow.configfiles)) or "config",
 )
 PLAN = Plan(RUN)
+HAS_VARIANTS = len(PLAN.experiments) > 1
 TRAINING = RUN.scans.training
 EVALUATION = RUN.scans.evaluation
 PICTURED = EVALUATION[: RUN.scans.pictured]
@@ -115,7 +116,7 @@ def below(place, path):
 
 def made_from(kind, path, shard):
     """The files of a kind that a shard is made from: of the same model, at the place where its variant has them."""
-    if not RUN.changes():
+    if not HAS_VARIANTS:
         return each(below(shard.place, path), shard.scans)
     if shard.place != "{model}":
         return each(below(PLAN.source(shard.place, kind), path), shard.scans)
@@ -136,7 +137,7 @@ def file_of(shard):
 def settings(rule_name, place=""):
     """Exactly the settings that the stage of a rule reads, one canonical string; a function where a wildcard says the
     place."""
-    if place == "{model}" and RUN.changes():
+    if place == "{model}" and HAS_VARIANTS:
         return partial(_settings, rule_name)
     return PLAN.settings("" if place == "{model}" else place).settings_of(rule_name)
 
@@ -218,6 +219,6 @@ def final_targets():
             pictures = PLAN.place(variant, "figures")
             found += each(below(pictures, "figures/{scan}.png"), PICTURED)
             found += each(below(pictures, "clouds/{scan}.png"), PICTURED)
-    if EVALUATION and RUN.changes():
+    if EVALUATION and HAS_VARIANTS:
         found.append("<results>/comparison.csv")
     return list(dict.fromkeys(found))
