@@ -1,0 +1,1 @@
+"""The plain reference: the published description written down directly, with the field's usual calls and no tricks."""
