@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdmvs.geometry import warp_to_reference
+from kdmvs.geometry import relative_projection, warp_to_reference
 from kdmvs.networks.layers import Conv3d, ConvBnReLU3d, DeconvBnReLU3d
 from kdmvs.types import Camera
 
@@ -14,26 +14,39 @@ from kdmvs.types import Camera
 def variance_volume(
     features: Float[Tensor, "b v c h w"], cameras: Camera, hypotheses: Float[Tensor, "b d h w"]
 ) -> Float[Tensor, "b c d h w"]:
-    """Variance over all views (divisor v) of the features seen at every hypothesis.
+    """Variance over all views (divisor v) of the features seen at every hypothesis, in float32.
 
     `cameras` are those of the features' size. What a source does not see enters as zero, as in the released networks;
     so does what lies behind it, and a hypothesis that is not in front of the reference. No gradient flows through the
-    sampling positions. Two running sums: no volume per source is kept.
+    sampling positions. On a CPU by `kdmvs.kernels.sweep`, which gives the numbers of `plain_variance` up to rounding.
     """
-    count = features.shape[1]
     depth = hypotheses.detach().float()
     with torch.autocast(features.device.type, enabled=False):
-        ref = features[:, 0].float()
-        total = ref[:, :, None].expand(-1, -1, depth.shape[1], -1, -1)
-        squares = total * total
-        in_front = (depth > 0)[:, None] if bool((depth <= 0).any()) else None
-        for i in range(1, count):
-            warped, _ = warp_to_reference(features[:, i].float(), depth, cameras[:, 0], cameras[:, i])
-            if in_front is not None:
-                warped = warped * in_front
-            total = total + warped
-            squares = squares + warped * warped
-        return squares / count - (total / count) ** 2
+        if features.device.type == "cpu" and features.dtype != torch.float64:
+            from kdmvs.kernels import sweep
+
+            ref, srcs = cameras[:, :1], cameras[:, 1:]
+            rotation, translation = relative_projection(ref, srcs)
+            return sweep.variance(features.float(), rotation, translation, depth)
+        return plain_variance(features, cameras, depth)
+
+
+def plain_variance(
+    features: Float[Tensor, "b v c h w"], cameras: Camera, depth: Float[Tensor, "b d h w"]
+) -> Float[Tensor, "b c d h w"]:
+    """`variance_volume` in torch's own operations, on any device: two running sums over the warped sources."""
+    count = features.shape[1]
+    features = features if features.dtype == torch.float64 else features.float()
+    total = features[:, 0, :, None].expand(-1, -1, depth.shape[1], -1, -1)
+    squares = total * total
+    in_front = (depth > 0)[:, None] if bool((depth <= 0).any()) else None
+    for i in range(1, count):
+        warped, _ = warp_to_reference(features[:, i], depth, cameras[:, 0], cameras[:, i])
+        if in_front is not None:
+            warped = warped * in_front
+        total = total + warped
+        squares = squares + warped * warped
+    return squares / count - (total / count) ** 2
 
 
 class CostRegulariser(nn.Module):
@@ -52,7 +65,7 @@ class CostRegulariser(nn.Module):
         self.conv7 = DeconvBnReLU3d(8 * base, 4 * base)
         self.conv9 = DeconvBnReLU3d(4 * base, 2 * base)
         self.conv11 = DeconvBnReLU3d(2 * base, base)
-        self.prob = Conv3d(base, 1, 3, padding=1, bias=False)
+        self.prob = Conv3d(base, 1)
 
     def forward(self, cost: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b d h w"]:
         # Channels last: oneDNN's backward is 3.5 times faster so at batch 2 (measured, 8 channels, 8 x 128 x 160).
