@@ -98,7 +98,7 @@ class PlainCasMVSNet(nn.Module):
         self.cost_regularization = nn.ModuleList(Regulariser(c, 8, extra_convolution) for c in (32, 16, 8))
 
     def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
-        batch, views, _, height, width = group.images.shape
+        _, views, _, height, width = group.images.shape
         pyramids = [self.feature(group.images[:, i]) for i in range(views)]
         interval = (group.depth_range[:, 1] - group.depth_range[:, 0]) / self.base_planes
         levels: list[LevelOutput] = []

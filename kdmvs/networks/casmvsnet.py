@@ -18,6 +18,9 @@ from kdmvs.networks.cost_volume import CostRegulariser, variance_volume
 from kdmvs.networks.feature_pyramid import FeaturePyramid
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
+PIXELS_AT_ONCE = 2**19
+"""Of images whose features are computed together at inference; a pixel takes about half a kilobyte while they are."""
+
 
 class CasMVSNet(nn.Module):
     """Three levels at 1/4, 1/2 and full resolution; each narrows the range that the level before it found."""
@@ -49,7 +52,7 @@ class CasMVSNet(nn.Module):
         batch, views, _, height, width = group.images.shape
         if height % 32 or width % 32:
             raise DataError(f"{group.name}: expected image sides that are multiples of 32, found {height}x{width}")
-        pyramid = self.feature(group.images.flatten(0, 1))
+        pyramid = self._features(group.images.flatten(0, 1))
         interval = (group.depth_range[:, 1] - group.depth_range[:, 0]) / self.base_planes
         levels: list[LevelOutput] = []
         for level, stride in enumerate(self.strides):
@@ -62,10 +65,20 @@ class CasMVSNet(nn.Module):
                 hypotheses = narrowed_hypotheses(
                     centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
                 )
-            cost = variance_volume(features, group.cameras.strided(stride), hypotheses)
-            logits = self.cost_regularization[level](cost).float()
+            logits = self.cost_regularization[level](
+                variance_volume(features, group.cameras.strided(stride), hypotheses)
+            ).float()
             levels.append(LevelOutput(hypotheses, logits, features))
         return tuple(levels)
+
+    def _features(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _c _h _w"], ...]:
+        """The pyramid of all images; where nothing is learned, of a few at a time, so that large ones fit."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        at_once = max(1, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
+        if self.training or torch.is_grad_enabled() or at_once >= len(images):
+            return self.feature(images)  # type: ignore[no-any-return]
+        parts = [self.feature(some) for some in images.split(at_once)]
+        return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
 
 def range_hypotheses(

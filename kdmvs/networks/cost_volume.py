@@ -18,16 +18,16 @@ def variance_volume(
 
     `cameras` are those of the features' size. What a source does not see enters as zero, as in the released networks;
     so does what lies behind it, and a hypothesis that is not in front of the reference. No gradient flows through the
-    sampling positions. On a CPU by `kdmvs.kernels.sweep`, which gives the numbers of `plain_variance` up to rounding.
+    sampling positions. On a CPU by `kdmvs.kernels.volumes`, which gives the numbers of `plain_variance` up to rounding.
     """
     depth = hypotheses.detach().float()
     with torch.autocast(features.device.type, enabled=False):
         if features.device.type == "cpu" and features.dtype != torch.float64:
-            from kdmvs.kernels import sweep
+            from kdmvs.kernels import volumes
 
             ref, srcs = cameras[:, :1], cameras[:, 1:]
             rotation, translation = relative_projection(ref, srcs)
-            return sweep.variance(features.float(), rotation, translation, depth)
+            return volumes.variance(features.float(), rotation, translation, depth)
         return plain_variance(features, cameras, depth)
 
 
@@ -76,7 +76,16 @@ class CostRegulariser(nn.Module):
         half = self.conv2(self.conv1(full))
         quarter = self.conv4(self.conv3(half))
         x = self.conv6(self.conv5(quarter))
-        x = quarter + self.conv7(x)
-        x = half + self.conv9(x)
-        x = full + self.conv11(x)
-        return self.prob(x)[:, 0]
+        x = _sum(self.conv7(x), quarter)
+        x = _sum(self.conv9(x), half)
+        x = self.conv11(x)
+        if not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] % 8 == 0:
+            from kdmvs.kernels import volumes
+
+            return volumes.to_one_channel(x, full, self.prob.weight)
+        return self.prob(x + full)[:, 0]
+
+
+def _sum(new: Tensor, skip: Tensor) -> Tensor:
+    """The sum, in the place of `new` where no gradient needs it."""
+    return new + skip if torch.is_grad_enabled() else new.add_(skip)

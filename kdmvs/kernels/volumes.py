@@ -1,10 +1,14 @@
-"""The plane-sweep variance volume on a CPU, fused: no volume per source is ever held (Numba).
+"""Cost volumes on a CPU: the plane sweep, fused, and the last convolution of a regulariser (Numba).
 
-What it computes: `kdmvs.networks.cost_volume.plain_variance`, its slow clear twin. Features lie channels last, so that a
-pixel's channels are read eight at a time; a hypothesis's mean and variance over the views are formed in registers and
-written once. The gradient recomputes the warped features instead of keeping them.
+`variance`: no volume per source is ever held; its slow clear twin is `kdmvs.networks.cost_volume.plain_variance`.
+Features lie channels last, so that a pixel's channels are read eight at a time; a hypothesis's mean and variance over
+the views are formed in registers and written once. The gradient recomputes the warped features instead of keeping them.
 
-`no_type_check` keeps the tests' type checker off what Numba compiles. All in one file: Numba's cache of machine code does not notice an edit in another one.
+`to_one_channel`: oneDNN pads a single output channel to sixteen and takes as long as for sixteen. Its slow clear twin:
+`conv3d(a + b, weight, padding=1)`.
+
+`no_type_check` keeps the tests' type checker off what Numba compiles. All in one file: Numba's cache of machine code
+does not notice an edit in another one.
 """
 
 from __future__ import annotations
@@ -120,6 +124,21 @@ def _minus(typing: Any, a: Any, b: Any) -> Any:
     return _float8(_float8, _float8), make
 
 
+@intrinsic
+@no_type_check
+def _sum(typing: Any, a: Any) -> Any:
+    """The sum of the eight."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, nothing = args[0], ir.Constant(_VECTOR, ir.Undefined)
+        for step in (4, 2, 1):
+            order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [(k + step) % LANES for k in range(LANES)])
+            total = builder.fadd(total, builder.shuffle_vector(total, nothing, order), flags=_FAST)
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(_float8), make
+
+
 @njit(inline="always")
 @no_type_check
 def _corners(A, t, x, y, z, height, width, channels, weights, places):
@@ -172,7 +191,7 @@ def _sampled(features, weights, places, m, k):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 @no_type_check
 def _forward(features, A, t, hypotheses, out, first_row, last_row):
-    """One sample. features [v h w c], A [s 3 3], t [s 3], hypotheses [d h w] -> out [d h w c]; rows of the reference."""
+    """Of one sample: features [v h w c], A [s 3 3], t [s 3], hypotheses [d h w] -> out [d h w c], some rows of it."""
     views, height, width, channels = features.shape
     share = f4(1.0 / views)
     flat, volume = features.reshape(features.size), out.reshape(out.size)
@@ -252,7 +271,7 @@ class _Variance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         layout, rotation, translation, hypotheses = ctx.saved_tensors
-        batch, views, height, width, channels = layout.shape
+        batch, height = len(layout), layout.shape[2]
         gradient = _filled(gradients[0].permute(0, 2, 3, 4, 1))
         of_features = torch.zeros_like(layout)
         bands = max(1, min(LARGEST_BANDS, torch.get_num_threads(), height))
@@ -299,3 +318,51 @@ def _filled(x: Tensor) -> Tensor:
     """Contiguous, the last axis filled up with zeros to a multiple of LANES."""
     missing = -x.shape[-1] % LANES
     return torch.nn.functional.pad(x, (0, missing)).contiguous() if missing else x.contiguous()
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+@no_type_check
+def _one_channel(a, b, weight, out, first_row, last_row):
+    """Of one sample: a, b [d h w c], weight [3 3 3 c] -> out [d h w]; rows counted over d and h together."""
+    depth, height, width, channels = a.shape
+    step = u8(channels)
+    first, second, taps = a.reshape(a.size), b.reshape(b.size), weight.reshape(weight.size)
+    rows, weights = np.empty(9, u8), np.empty(9, u8)
+    for row in range(first_row, last_row):
+        d, y = row // height, row % height
+        found = 0
+        for i in range(3):
+            for j in range(3):
+                if 0 <= d + i - 1 < depth and 0 <= y + j - 1 < height:
+                    rows[found] = u8(((d + i - 1) * height + y + j - 1) * width * channels)
+                    weights[found] = u8((i * 3 + j) * 3 * channels)
+                    found += 1
+        nothing = _times(_load(taps, u8(0)), f4(0))
+        before, here = nothing, nothing  # what is known of out[x - 1] and out[x]
+        for x in range(width):
+            of_left, of_here, of_right = nothing, nothing, nothing  # fresh: sums of successive pixels do not wait
+            for m in range(found):
+                start, of = rows[m] + u8(x) * step, weights[m]
+                for block in range(0, channels, LANES):
+                    at, tap = start + u8(block), of + u8(block)
+                    both = _plus(_load(first, at), _load(second, at))
+                    of_right = _plus(of_right, _times(both, _load(taps, tap)))
+                    of_here = _plus(of_here, _times(both, _load(taps, tap + step)))
+                    of_left = _plus(of_left, _times(both, _load(taps, tap + u8(2) * step)))
+            if x > 0:
+                out[d, y, x - 1] = _sum(_plus(before, of_left))
+            before, here = _plus(here, of_here), of_right
+        out[d, y, width - 1] = _sum(before)
+
+
+def to_one_channel(
+    a: Float[Tensor, "b c d h w"], b: Float[Tensor, "b c d h w"], weight: Float[Tensor, "1 c 3 3 3"]
+) -> Float[Tensor, "b d h w"]:
+    """`conv3d(a + b, weight, padding=1)`, float32 on a CPU, c a multiple of LANES; nothing is kept for a gradient."""
+    first, second = (x.detach().permute(0, 2, 3, 4, 1).contiguous() for x in (a, b))
+    taps = weight.detach()[0].permute(1, 2, 3, 0).contiguous().numpy()
+    out = torch.empty(first.shape[:4])
+    for sample in range(len(first)):
+        ours = (first[sample].numpy(), second[sample].numpy(), taps, out[sample].numpy())
+        in_bands(lambda start, stop, ours=ours: _one_channel(*ours, start, stop), out.shape[1] * out.shape[2])  # type: ignore[misc]
+    return out
