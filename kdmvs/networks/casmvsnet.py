@@ -65,9 +65,10 @@ class CasMVSNet(nn.Module):
                 hypotheses = narrowed_hypotheses(
                     centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
                 )
-            logits = self.cost_regularization[level](
-                variance_volume(features, group.cameras.strided(stride), hypotheses)
-            ).float()
+            regulariser = self.cost_regularization[level]
+            begun = regulariser.begin(variance_volume(features, group.cameras.strided(stride), hypotheses))
+            logits = regulariser.finish(begun).float()
+            del begun
             levels.append(LevelOutput(hypotheses, logits, features))
         return tuple(levels)
 

@@ -18,16 +18,16 @@ def variance_volume(
 
     `cameras` are those of the features' size. What a source does not see enters as zero, as in the released networks;
     so does what lies behind it, and a hypothesis that is not in front of the reference. No gradient flows through the
-    sampling positions. On a CPU by `kdmvs.kernels.volumes`, which gives the numbers of `plain_variance` up to rounding.
+    sampling positions. On a CPU by `kdmvs.kernels.layers`, which gives the numbers of `plain_variance` up to rounding.
     """
     depth = hypotheses.detach().float()
     with torch.autocast(features.device.type, enabled=False):
         if features.device.type == "cpu" and features.dtype != torch.float64:
-            from kdmvs.kernels import volumes
+            from kdmvs.kernels import layers
 
             ref, srcs = cameras[:, :1], cameras[:, 1:]
             rotation, translation = relative_projection(ref, srcs)
-            return volumes.variance(features.float(), rotation, translation, depth)
+            return layers.variance(features.float(), rotation, translation, depth)
         return plain_variance(features, cameras, depth)
 
 
@@ -68,11 +68,17 @@ class CostRegulariser(nn.Module):
         self.prob = Conv3d(base, 1)
 
     def forward(self, cost: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b d h w"]:
-        # Channels last: oneDNN's backward is 3.5 times faster so at batch 2 (measured, 8 channels, 8 x 128 x 160).
+        return self.finish(self.begin(cost))
+
+    def begin(self, cost: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b _c d h w"]:
+        """The first convolutions, after which the cost volume, the largest of all, may be let go."""
         x = cost.contiguous(memory_format=torch.channels_last_3d)
         if self.convini is not None:
             x = self.convini(x)
-        full = self.conv0(x)
+        return self.conv0(x)  # type: ignore[no-any-return]
+
+    def finish(self, full: Float[Tensor, "b _c d h w"]) -> Float[Tensor, "b d h w"]:
+        """All that follows."""
         half = self.conv2(self.conv1(full))
         quarter = self.conv4(self.conv3(half))
         x = self.conv6(self.conv5(quarter))
@@ -80,9 +86,9 @@ class CostRegulariser(nn.Module):
         x = _sum(self.conv9(x), half)
         x = self.conv11(x)
         if not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] % 8 == 0:
-            from kdmvs.kernels import volumes
+            from kdmvs.kernels import layers
 
-            return volumes.to_one_channel(x, full, self.prob.weight)
+            return layers.to_one_channel(x, full, self.prob.weight)
         return self.prob(x + full)[:, 0]
 
 

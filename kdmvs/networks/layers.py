@@ -13,6 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SMALL_VOLUME = 2**18
+"""Elements below which calling a kernel of ours costs more than it saves."""
+ONEDNN_FROM = 20480
+"""torch 2.13 convolves one float32 sample by oneDNN if channels x depth x height (no width) is above this."""
+
 
 def onednn_serves(x: Tensor) -> bool:
     """Whether a float32 or bfloat16 tensor is to be convolved by oneDNN: on a CPU, where this torch has it."""
@@ -118,8 +123,30 @@ class _Transposed3d(torch.autograd.Function):
         return dx, dweight
 
 
-def _one_in_float32(x: Tensor) -> bool:
-    return x.shape[0] == 1 and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and onednn_serves(x)
+def _left_out(x: Tensor) -> bool:
+    """Whether torch would not take oneDNN by itself though it could: one small float32 volume."""
+    return (
+        x.shape[0] == 1
+        and x.shape[1] * x.shape[2] * x.shape[3] <= ONEDNN_FROM
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and onednn_serves(x)
+    )
+
+
+def _fused_norm_serves(x: Tensor, bn: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Whether `kernels.layers.normalise_relu` takes the place of batch norm and ReLU: training, large, on a CPU.
+
+    Not for a batch norm over all ranks (`kdmvs.ranks`), which has a forward of its own.
+    """
+    return (
+        bn.training
+        and type(bn) in (nn.BatchNorm2d, nn.BatchNorm3d)
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.shape[1] % 8 == 0
+        and x.numel() >= SMALL_VOLUME
+    )
 
 
 class Conv3d(nn.Conv3d):
@@ -129,7 +156,7 @@ class Conv3d(nn.Conv3d):
         super().__init__(channels_in, channels_out, 3, stride, 1, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        if _one_in_float32(input):
+        if _left_out(input):
             return _Convolution3d.apply(input, self.weight, self.stride[0])  # type: ignore[no-any-return]
         return super().forward(input)
 
@@ -141,7 +168,7 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         super().__init__(channels_in, channels_out, 3, 2, 1, output_padding=1, bias=False)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if output_size is None and _one_in_float32(input):
+        if output_size is None and _left_out(input):
             return _Transposed3d.apply(input, self.weight)  # type: ignore[no-any-return]
         return super().forward(input, output_size)
 
@@ -155,7 +182,13 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and not self.training and onednn_serves(x):
             return self._in_one(x)
-        return torch.relu_(self.bn(self.conv(x)))
+        y, bn = self.conv(x), self.bn
+        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
+        if _fused_norm_serves(y, bn):
+            from kdmvs.kernels.layers import normalise_relu
+
+            return normalise_relu(y, bn)
+        return torch.relu_(bn(y))
 
     def _in_one(self, x: Tensor) -> Tensor:
         """The batch norm's fixed statistics folded into the convolution, the ReLU done as it writes."""

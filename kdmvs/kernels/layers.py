@@ -1,4 +1,4 @@
-"""Cost volumes on a CPU: the plane sweep, fused, and the last convolution of a regulariser (Numba).
+"""The networks' inner loops on a CPU (Numba): plane sweep, last convolution, batch norm with ReLU.
 
 `variance`: no volume per source is ever held; its slow clear twin is `kdmvs.networks.cost_volume.plain_variance`.
 Features lie channels last, so that a pixel's channels are read eight at a time; a hypothesis's mean and variance over
@@ -6,6 +6,10 @@ the views are formed in registers and written once. The gradient recomputes the 
 
 `to_one_channel`: oneDNN pads a single output channel to sixteen and takes as long as for sixteen. Its slow clear twin:
 `conv3d(a + b, weight, padding=1)`.
+
+`normalise_relu`: of a training step, two passes over the volume forward and two backward, where torch takes seven; the
+input alone is kept. Its slow clear twin: `relu(batch_norm(x))`. Sums run over blocks of a fixed size, in float64
+between blocks, so that they are the same for any number of threads.
 
 `no_type_check` keeps the tests' type checker off what Numba compiles. All in one file: Numba's cache of machine code
 does not notice an edit in another one.
@@ -21,7 +25,7 @@ from jaxtyping import Float
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, models, register_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmvs.parallel import in_bands
 
@@ -30,7 +34,10 @@ LANES = 8
 LARGEST_BANDS = 8
 """Bands of the backward pass at most: each but the first holds a gradient of the source features of its own."""
 
-f4, u8 = np.float32, np.uint64
+BLOCK = 1024
+"""Pixels whose sums are formed in float32."""
+
+f4, f8, u8 = np.float32, np.float64, np.uint64
 
 # A vector of eight floats as a Numba type. LLVM does not find these vectors by itself, because nothing tells it that
 # sums, features and volume do not overlap: 27 ns per sample of eight channels so, 52 ns as a plain loop (measured).
@@ -120,6 +127,18 @@ def _minus(typing: Any, a: Any, b: Any) -> Any:
 
     def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fsub(args[0], args[1], flags=_FAST)
+
+    return _float8(_float8, _float8), make
+
+
+@intrinsic
+@no_type_check
+def _positive(typing: Any, a: Any, b: Any) -> Any:
+    """Of the eight of `a`, those whose `b` is above zero; 0 for the others."""
+
+    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        none = ir.Constant(_VECTOR, [0.0] * LANES)
+        return builder.select(builder.fcmp_ordered(">", args[1], none), args[0], none)
 
     return _float8(_float8, _float8), make
 
@@ -366,3 +385,146 @@ def to_one_channel(
         ours = (first[sample].numpy(), second[sample].numpy(), taps, out[sample].numpy())
         in_bands(lambda start, stop, ours=ours: _one_channel(*ours, start, stop), out.shape[1] * out.shape[2])  # type: ignore[misc]
     return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _moments(x, pivot, sums, first, last):
+    """X [n c] -> sums [blocks 2 c]: of x - pivot and of its square; blocks first to last."""
+    number, channels = x.shape
+    flat, about, parts = x.reshape(x.size), pivot, np.empty(2 * LANES, f4)
+    for block in range(first, last):
+        for group in range(0, channels, LANES):
+            c = u8(group)
+            middle = _load(about, c)
+            total = _minus(middle, middle)
+            squares = total
+            for i in range(block * BLOCK, min(number, (block + 1) * BLOCK)):
+                value = _minus(_load(flat, u8(i * channels) + c), middle)
+                total, squares = _plus(total, value), _plus(squares, _times(value, value))
+            _store(parts, u8(0), total)
+            _store(parts, u8(LANES), squares)
+            for k in range(LANES):
+                sums[block, 0, group + k], sums[block, 1, group + k] = parts[k], parts[LANES + k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _rectify(x, scale, offset, out, first, last):
+    """Out = max(0, x * scale + offset), [n c]; pixels first to last."""
+    channels = x.shape[1]
+    flat, there = x.reshape(x.size), out.reshape(out.size)
+    for i in range(first, last):
+        for group in range(0, channels, LANES):
+            c = u8(group)
+            at = u8(i * channels) + c
+            value = _plus(_times(_load(flat, at), _load(scale, c)), _load(offset, c))
+            _store(there, at, _positive(value, value))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _gradient_sums(x, dy, scale, offset, mean, sums, first, last):
+    """Sums [blocks 2 c] of dy where the output is positive, and of it times x - mean; blocks first to last."""
+    number, channels = x.shape
+    flat, incoming, parts = x.reshape(x.size), dy.reshape(dy.size), np.empty(2 * LANES, f4)
+    for block in range(first, last):
+        for group in range(0, channels, LANES):
+            c = u8(group)
+            times, plus, about = _load(scale, c), _load(offset, c), _load(mean, c)
+            total = _minus(about, about)
+            product = total
+            for i in range(block * BLOCK, min(number, (block + 1) * BLOCK)):
+                at = u8(i * channels) + c
+                value = _load(flat, at)
+                change = _positive(_load(incoming, at), _plus(_times(value, times), plus))
+                total, product = _plus(total, change), _plus(product, _times(change, _minus(value, about)))
+            _store(parts, u8(0), total)
+            _store(parts, u8(LANES), product)
+            for k in range(LANES):
+                sums[block, 0, group + k], sums[block, 1, group + k] = parts[k], parts[LANES + k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _gradient(x, dy, scale, offset, mean, ahead, onto, dx, first, last):
+    """Dx = scale * (dy where the output is positive - ahead - (x - mean) * onto), [n c]; pixels first to last."""
+    channels = x.shape[1]
+    flat, incoming, there = x.reshape(x.size), dy.reshape(dy.size), dx.reshape(dx.size)
+    for i in range(first, last):
+        for group in range(0, channels, LANES):
+            c = u8(group)
+            at = u8(i * channels) + c
+            value = _load(flat, at)
+            times = _load(scale, c)
+            change = _positive(_load(incoming, at), _plus(_times(value, times), _load(offset, c)))
+            change = _minus(_minus(change, _load(ahead, c)), _times(_minus(value, _load(mean, c)), _load(onto, c)))
+            _store(there, at, _times(change, times))
+
+
+def _pixels(x: Tensor) -> np.ndarray:
+    """[b c ...] in channels-last memory -> [pixels c], a view."""
+    return np.asarray(x.detach().permute(0, *range(2, x.dim()), 1).reshape(-1, x.shape[1]).numpy())
+
+
+def _summed(work: Any, number: int, channels: int) -> np.ndarray:
+    """The [2 c] sums, in float64, of blocks that `work(sums, first, last)` fills."""
+    blocks = -(-number // BLOCK)
+    sums = np.empty((blocks, 2, channels), dtype=f8)
+    in_bands(lambda first, last: work(sums, first, last), blocks, least=8)
+    return np.asarray(sums.sum(axis=0))
+
+
+class _NormaliseRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
+        pixels = _pixels(x)
+        number, channels = pixels.shape
+        pivot = pixels[0].copy()
+        total, squares = _summed(lambda *a: _moments(pixels, pivot, *a), number, channels) / number
+        mean, variance = total + pivot, np.maximum(squares - total * total, 0)
+        inverse = 1 / np.sqrt(variance + eps)
+        scale = weight.detach().numpy() * inverse
+        offset = (bias.detach().numpy() - mean * scale).astype(f4)
+        scale = scale.astype(f4)
+        y = torch.empty_like(x)
+        out = _pixels(y)
+        in_bands(lambda *a: _rectify(pixels, scale, offset, out, *a), number, least=8 * BLOCK)
+        ctx.save_for_backward(x)
+        ctx.of_channels = (scale, offset, mean, inverse)
+        mean_of, variance_of = (torch.from_numpy(values.astype(f4)) for values in (mean, variance))
+        ctx.mark_non_differentiable(mean_of, variance_of)
+        return y, mean_of, variance_of
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        scale, offset, mean, inverse = ctx.of_channels
+        form = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+        pixels, dy = _pixels(x), _pixels(gradients[0].contiguous(memory_format=form))
+        number, channels = pixels.shape
+        about = mean.astype(f4)
+        ahead, onto = _summed(lambda *a: _gradient_sums(pixels, dy, scale, offset, about, *a), number, channels)
+        dx = torch.empty_like(x)
+        out = _pixels(dx)
+        # dx = scale (dy - mean of dy - normal * mean of dy normal), where normal = (x - mean) * inverse
+        means = [(values / number).astype(f4) for values in (ahead, onto * inverse * inverse)]
+        in_bands(lambda *a: _gradient(pixels, dy, scale, offset, about, *means, out, *a), number, least=8 * BLOCK)
+        return dx, torch.from_numpy((onto * inverse).astype(f4)), torch.from_numpy(ahead.astype(f4)), None
+
+
+def normalise_relu(x: Float[Tensor, "b c *size"], norm: nn.modules.batchnorm._BatchNorm) -> Float[Tensor, "b c *size"]:
+    """`relu(norm(x))` of a batch norm in training mode, which keeps its running statistics.
+
+    float32 on a CPU, c a multiple of LANES, weight and bias learned.
+    """
+    form = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+    y, mean, variance = _NormaliseRelu.apply(x.contiguous(memory_format=form), norm.weight, norm.bias, norm.eps)
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+            number = x.numel() / x.shape[1]
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(variance * (number / (number - 1)), share)
+    return y  # type: ignore[no-any-return]
