@@ -14,7 +14,7 @@ from kdmvs import geometry
 from kdmvs.geometry import relative_projection
 from tests.kernels import triton_process as kernel
 from tests.kernels.plain_sweep import plain_variance
-from tests.views import camera, stacked
+from tests.views import camera, plane_group, stacked
 
 pytestmark = [
     pytest.mark.skipif(kernel.missing() is not None, reason=str(kernel.missing())),
@@ -232,6 +232,31 @@ def test_views_without_a_projection_are_refused(run):
     features, rotation, translation, hypotheses = scene()
     with pytest.raises(ValueError, match="expected a projection for every source, found 1 for 3 views"):
         run(kernel.variance, features, rotation[:, 1:], translation[:, 1:], hypotheses)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_on_a_gpu_the_network_takes_the_kernel_and_its_type(monkeypatch, precision):
+    from kdmvs.kernels import sweep_triton
+    from kdmvs.networks.cost_volume import plain_variance as in_torch
+    from kdmvs.networks.cost_volume import variance_volume
+
+    calls: list[torch.dtype | None] = []
+
+    def noted(*arguments):
+        calls.append(arguments[-1])
+        return taken(*arguments)
+
+    taken = sweep_triton.variance
+    monkeypatch.setattr(sweep_triton, "variance", noted)
+    group, depth = plane_group()
+    group, hypotheses = group.to("cuda"), (depth[:, None] + torch.linspace(-60, 60, 4)[:, None, None]).to("cuda")
+    with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
+        found = variance_volume(group.images, group.cameras, hypotheses)
+    assert calls == [torch.bfloat16 if precision == "bfloat16" else None]
+    assert found.dtype == getattr(torch, precision)
+    expected = in_torch(group.images, group.cameras, hypotheses).to(found.dtype)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
