@@ -272,9 +272,9 @@ def numerics(card: Card, plan: Plan, rates: dict[str, float]) -> Iterator[Row]:
             right = found["float64"][k]
             worst = {name: float((got[k] - right).abs().max() / right.abs().max()) for name, got in found.items()}
             for name in ("ours", "same bits")[: k + 1]:
+                how = ", fixed point" * (name == "same bits")
                 yield Row(
-                    f"sweep, level {number + 1}: {what}{', fixed point' * (name == 'same bits')}, largest difference to "
-                    "float64, against plain torch in float32",
+                    f"sweep, level {number + 1}: {what}{how}, largest difference to float64, against plain float32",
                     worst[name] / worst["float32"],
                     2.0,
                     "lower",
