@@ -9,6 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+from torch import nn
+
+from kdmvs.errors import SettingsError
 
 
 def choose() -> torch.device:
@@ -16,9 +19,13 @@ def choose() -> torch.device:
 
     Of several GPUs a rank takes the one of its number on this machine (LOCAL_RANK, see `kdmvs.launch`).
     On a GPU, float32 means float32: TF32, which torch allows in convolutions, has 10 bits of mantissa.
+
+    Raises:
+        SettingsError: KDMVS_DETERMINISTIC is neither 0 nor 1.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    torch.backends.cudnn.benchmark = not reproducible()
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -29,15 +36,78 @@ def choose() -> torch.device:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch; on a GPU, ask for the same result every time where torch can give it.
 
-    A CPU gives the same result every time as it is.
+    A CPU gives the same result every time as it is. Nor is new memory overwritten before it is used, as torch does in
+    this mode to show who reads it too early: a write of every volume.
+
+    Raises:
+        SettingsError: KDMVS_DETERMINISTIC is neither 0 nor 1.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and reproducible():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def reproducible() -> bool:
+    """Whether a GPU is asked for the same bits every time: yes, unless KDMVS_DETERMINISTIC=0.
+
+    With 0, cuDNN tries its algorithms and takes the fastest, and sums are added up as they come. Numbers then differ
+    from run to run, by rounding, so this is no setting and reruns nothing.
+
+    Raises:
+        SettingsError: it is neither 0 nor 1.
+    """
+    return _switch("KDMVS_DETERMINISTIC", "1")
+
+
+def prepared(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network itself, moved to a device in the form in which that runs it best; its entries keep names and values.
+
+    On a GPU the weights of convolutions lie channels-last, and what convolutions make of images and volumes then does
+    too: the layout of its tensor cores. KDMVS_COMPILE=1 has torch.compile fuse what stands between the convolutions
+    of every part of the network; the first step then takes a minute, and numbers differ by rounding. A CPU runs
+    networks as they are.
+
+    Raises:
+        SettingsError: KDMVS_COMPILE is neither 0 nor 1.
+    """
+    network.to(device)
+    if device.type == "cuda":
+        lay_channels_last(network)
+        if _switch("KDMVS_COMPILE", "0"):
+            compile_parts(network)
+    return network
+
+
+def lay_channels_last(network: nn.Module) -> None:
+    """Give the weights of 2D and 3D convolutions the channels-last layout, in place; values stay."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.dim() in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
+
+
+def compile_parts(network: nn.Module, backend: str = "inductor") -> None:
+    """Have torch.compile take each part of a network alone, at its first call: geometry and kernels stay between them.
+
+    A part is a child, or an item of a list of children. Every size, mode and part is compiled once.
+    """
+    torch._dynamo.config.recompile_limit = 64  # the levels share one code; torch gives up after 8 versions of it
+    for child in network.children():
+        for part in child if isinstance(child, nn.ModuleList) else [child]:
+            part.compile(backend=backend, dynamic=False)
+
+
+def _switch(name: str, default: str) -> bool:
+    """An environment variable that is 0 or 1."""
+    given = os.environ.get(name, default)
+    if given not in ("0", "1"):
+        raise SettingsError(f"{name}: expected 0 or 1, found {given!r}")
+    return given == "1"
 
 
 def training_precision(precision: str, device: torch.device) -> str:

@@ -87,7 +87,7 @@ def fit(
 
     Raises:
         DataError: no sample to train on.
-        SettingsError: KDMVS_SAVE_EVERY_S is no number.
+        SettingsError: KDMVS_SAVE_EVERY_S is no number, KDMVS_DETERMINISTIC or KDMVS_COMPILE neither 0 nor 1.
         TrainingError: the loss or the gradient is not finite, and the message names the step and its samples; or there
             are more ranks than samples in a batch.
         SystemExit: stopped by a signal.
@@ -103,7 +103,7 @@ def fit(
     every_s = save_every_s()
     here = device.choose()
     writes = ranks.rank() == 0
-    network.to(here)
+    device.prepared(network, here)
     precision = device.training_precision(schedule.precision, here)
     module = ranks.together(network, here)
     optimiser = torch.optim.Adam(
@@ -184,11 +184,10 @@ def fit(
                 levels = module(batch.group)
             terms = loss(levels, batch)
             (terms["loss"] * ranks.count()).backward()  # the mean over ranks of this gradient is that of the sum
-            norm = float(
-                torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip or math.inf),
-            )
+            norms = torch.nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip or math.inf)
             sums = ranks.total(torch.stack([term.detach().double() for term in terms.values()]))
-            values = dict(zip(terms, sums.tolist(), strict=True))
+            *found_terms, norm = torch.cat((sums, norms.double()[None])).tolist()  # waits for a GPU once
+            values = dict(zip(terms, found_terms, strict=True))
             if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
                 found = ranks.gathered((float(terms["loss"].detach()), list(batch.group.name)))
                 at_fault = [item for item in found if not math.isfinite(item[0])] or found
@@ -231,7 +230,7 @@ def fit(
     return {
         "step": schedule.steps,
         "epoch": schedule.epochs,
-        "model": {name: value.cpu() for name, value in network.state_dict().items()},
+        "model": {name: value.cpu().contiguous() for name, value in network.state_dict().items()},
     }
 
 
@@ -299,7 +298,14 @@ def mean_loss(
     network.eval()
     whole = [list(range(start, min(start + batch_size, len(indices)))) for start in range(0, len(indices), batch_size)]
     mine = range(ranks.rank(), len(whole), ranks.count())
-    loader = DataLoader(Chosen(samples, indices), batch_sampler=[whole[k] for k in mine], collate_fn=collate_or_error)
+    loader = DataLoader(
+        Chosen(samples, indices),
+        batch_sampler=[whole[k] for k in mine],
+        collate_fn=collate_or_error,
+        num_workers=device.workers(here),
+        worker_init_fn=leave_signals_to_the_trainer,
+        pin_memory=here.type == "cuda",
+    )
     found: list[tuple[int, dict[str, float]]] = []
     stopped = False
     with ranks.alone():

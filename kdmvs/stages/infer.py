@@ -26,7 +26,7 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     network = build(**content.get("network", settings.network.model_dump()))
     checkpoints.load_into(network, content, str(checkpoint))
     here = device.choose()
-    network.to(here).eval()
+    device.prepared(network, here).eval()
     made_from = [[checkpoint, path] for path in scan]
     for k in unkept("infer", settings.canonical(), made_from, [[path] for path in out]):
         scan_path, out_path = scan[k], out[k]

@@ -71,7 +71,8 @@ def test_a_variant_makes_what_differs_and_the_comparison(walked):
 
 
 def test_what_changes_no_number_reruns_nothing(finished, monkeypatch):
-    for name, value in {"KDMVS_WORKERS": "3", "KDMVS_SAVE_EVERY_S": "1", "KDMVS_RANKS": "2"}.items():
+    switches = {"KDMVS_COMPILE": "1", "KDMVS_DETERMINISTIC": "0"}
+    for name, value in {"KDMVS_WORKERS": "3", "KDMVS_SAVE_EVERY_S": "1", "KDMVS_RANKS": "2", **switches}.items():
         monkeypatch.setenv(name, value)
     for arguments in (
         ["--cores", "1"], ["--resources", "gpu=4"], ["--resources", "gpu=0"], ["--verbose"], ["--quiet", "rules"],
