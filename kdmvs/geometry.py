@@ -85,8 +85,9 @@ def relative_projection(ref: Camera, src: Camera) -> tuple[Float[Tensor, "*b 3 3
 
     Each camera keeps its own intrinsics; computed in float64 because the product cancels at large world coordinates.
     """
-    src_from_ref = src.cam_from_world.double() @ torch.linalg.inv(ref.cam_from_world.double())
-    rotation = src.K.double() @ src_from_ref[..., :3, :3] @ torch.linalg.inv(ref.K.double())
+    # inv_ex: inv waits for a GPU, to say whether there is an inverse
+    src_from_ref = src.cam_from_world.double() @ torch.linalg.inv_ex(ref.cam_from_world.double()).inverse
+    rotation = src.K.double() @ src_from_ref[..., :3, :3] @ torch.linalg.inv_ex(ref.K.double()).inverse
     translation = (src.K.double() @ src_from_ref[..., :3, 3:])[..., 0]
     return rotation.to(ref.K.dtype), translation.to(ref.K.dtype)
 

@@ -153,6 +153,10 @@ class Sample:
     def to(self, device: torch.device | str) -> Sample:
         return Sample(self.group.to(device), self.label if self.label is None else self.label.to(device))
 
+    def pin_memory(self) -> Sample:
+        """What a DataLoader beside a GPU calls; without it, it leaves a sample in pageable memory and says nothing."""
+        return Sample(self.group.pin_memory(), self.label if self.label is None else self.label.pin_memory())
+
 
 class ViewGroups(torch.utils.data.Dataset[Sample]):
     """Every view of every scan as a reference, in the order scan, view, light.

@@ -62,7 +62,11 @@ class Camera:
         return -(rotation.transpose(-1, -2) @ translation[..., None])[..., 0]
 
     def to(self, device: torch.device | str) -> Camera:
-        return Camera(self.K.to(device), self.cam_from_world.to(device))
+        return Camera(self.K.to(device, non_blocking=True), self.cam_from_world.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Camera:
+        """In page-locked memory, from which a copy to a GPU waits for nothing."""
+        return Camera(self.K.pin_memory(), self.cam_from_world.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,14 @@ class ViewGroup:
 
     def to(self, device: torch.device | str) -> ViewGroup:
         return ViewGroup(
-            self.images.to(device, non_blocking=True), self.cameras.to(device), self.depth_range.to(device), self.name
+            self.images.to(device, non_blocking=True),
+            self.cameras.to(device),
+            self.depth_range.to(device, non_blocking=True),
+            self.name,
         )
+
+    def pin_memory(self) -> ViewGroup:
+        return ViewGroup(self.images.pin_memory(), self.cameras.pin_memory(), self.depth_range.pin_memory(), self.name)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,11 @@ class PseudoLabel:
     valid: Bool[Tensor, "*b h w"]
 
     def to(self, device: torch.device | str) -> PseudoLabel:
-        return PseudoLabel(self.mean.to(device), self.variance.to(device), self.valid.to(device))
+        moved = (x.to(device, non_blocking=True) for x in (self.mean, self.variance, self.valid))
+        return PseudoLabel(*moved)
+
+    def pin_memory(self) -> PseudoLabel:
+        return PseudoLabel(self.mean.pin_memory(), self.variance.pin_memory(), self.valid.pin_memory())
 
 
 @dataclass(frozen=True)

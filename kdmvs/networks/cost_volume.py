@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,16 +21,25 @@ def variance_volume(
 
     `cameras` are those of the features' size. What a source does not see enters as zero, as in the released networks;
     so does what lies behind it, and a hypothesis that is not in front of the reference. No gradient flows through the
-    sampling positions. On a CPU by `kdmvs.kernels.layers`, which gives the numbers of `plain_variance` up to rounding.
+    sampling positions. On a CPU by `kdmvs.kernels.layers`, on a GPU by `kdmvs.kernels.sweep_triton`, which give the
+    numbers of `plain_variance` up to rounding. Under autocast on a GPU it is written in autocast's type, to which the
+    convolution that follows would round it. Triton comes with torch for a GPU, but not on Windows; KDMVS_TRITON=0 does
+    without it.
     """
     depth = hypotheses.detach().float()
-    with torch.autocast(features.device.type, enabled=False):
-        if features.device.type == "cpu" and features.dtype != torch.float64:
+    here = features.device.type
+    written = torch.get_autocast_dtype(here) if here == "cuda" and torch.is_autocast_enabled(here) else None
+    with torch.autocast(here, enabled=False):
+        if here == "cpu" and features.dtype != torch.float64:
             from kdmvs.kernels import layers
 
-            ref, srcs = cameras[:, :1], cameras[:, 1:]
-            rotation, translation = relative_projection(ref, srcs)
+            rotation, translation = relative_projection(cameras[:, :1], cameras[:, 1:])
             return layers.variance(features.float(), rotation, translation, depth)
+        if here == "cuda" and os.environ.get("KDMVS_TRITON") != "0" and find_spec("triton") is not None:
+            from kdmvs.kernels import sweep_triton
+
+            rotation, translation = relative_projection(cameras[:, :1], cameras[:, 1:])
+            return sweep_triton.variance(features, rotation, translation, depth, written)
         return plain_variance(features, cameras, depth)
 
 
