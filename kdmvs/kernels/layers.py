@@ -326,7 +326,7 @@ def variance(
             depth z is seen at the homogeneous pixel rotation [u, v, 1] z + translation.
         hypotheses: depths; no gradient flows into them.
     """
-    return _Variance.apply(features, rotation.contiguous(), translation.contiguous(), hypotheses.contiguous())  # type: ignore[no-any-return]
+    return _Variance.apply(features, rotation.contiguous(), translation.contiguous(), hypotheses.contiguous())
 
 
 def _layout(features: Tensor) -> Float[Tensor, "b v h w c"]:
@@ -527,4 +527,4 @@ def normalise_relu(x: Float[Tensor, "b c *size"], norm: nn.modules.batchnorm._Ba
             number = x.numel() / x.shape[1]
             norm.running_mean.lerp_(mean, share)
             norm.running_var.lerp_(variance * (number / (number - 1)), share)
-    return y  # type: ignore[no-any-return]
+    return y

@@ -66,6 +66,7 @@ class CasMVSNet(nn.Module):
                     centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
                 )
             regulariser = self.cost_regularization[level]
+            assert isinstance(regulariser, CostRegulariser)
             begun = regulariser.begin(variance_volume(features, group.cameras.strided(stride), hypotheses))
             logits = regulariser.finish(begun).float()
             del begun
@@ -77,7 +78,7 @@ class CasMVSNet(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         at_once = max(1, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
         if self.training or torch.is_grad_enabled() or at_once >= len(images):
-            return self.feature(images)  # type: ignore[no-any-return]
+            return self.feature(images)
         parts = [self.feature(some) for some in images.split(at_once)]
         return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 

@@ -26,7 +26,8 @@ def variance_volume(
     convolution that follows would round it. Triton comes with torch for a GPU, but not on Windows; KDMVS_TRITON=0 does
     without it.
     """
-    depth = hypotheses.detach().float()
+    depth = hypotheses.detach()
+    depth = depth if depth.dtype == torch.float64 else depth.float()
     here = features.device.type
     written = torch.get_autocast_dtype(here) if here == "cuda" and torch.is_autocast_enabled(here) else None
     with torch.autocast(here, enabled=False):
@@ -87,7 +88,7 @@ class CostRegulariser(nn.Module):
         x = cost.contiguous(memory_format=torch.channels_last_3d)
         if self.convini is not None:
             x = self.convini(x)
-        return self.conv0(x)  # type: ignore[no-any-return]
+        return self.conv0(x)
 
     def finish(self, full: Float[Tensor, "b _c d h w"]) -> Float[Tensor, "b d h w"]:
         """All that follows."""

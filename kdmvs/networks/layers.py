@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALL_VOLUME = 2**18
+SMALL_VOLUME = 2**14
 """Elements below which calling a kernel of ours costs more than it saves."""
 ONEDNN_FROM = 20480
 """torch 2.13 convolves one float32 sample by oneDNN if channels x depth x height (no width) is above this."""
@@ -21,12 +21,8 @@ ONEDNN_FROM = 20480
 
 def onednn_serves(x: Tensor) -> bool:
     """Whether a float32 or bfloat16 tensor is to be convolved by oneDNN: on a CPU, where this torch has it."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
-    )
+    here = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return here and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 class _Convolution3d(torch.autograd.Function):
@@ -78,7 +74,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, dy: Tensor, stride: int) -> Tens
         padding = [1, 1, 1]
         padding[axis - 2] = 0
     layout = torch.channels_last_3d
-    return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+    return torch.ops.aten.convolution_backward(
         grads.contiguous(memory_format=layout),
         halves.contiguous(memory_format=layout),
         weight,
@@ -95,7 +91,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, dy: Tensor, stride: int) -> Tens
 
 def transposed(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, beyond: list[int], then: str) -> Tensor:
     """OneDNN's transposed convolution, padded by one, `then` "relu" or "none"; `beyond`: output padding."""
-    return torch.ops.mkldnn._convolution_transpose_pointwise(  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._convolution_transpose_pointwise(
         x, weight, bias, [1] * 3, beyond, [stride] * 3, [1] * 3, 1, then, [], ""
     )
 
@@ -157,7 +153,7 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         if _left_out(input):
-            return _Convolution3d.apply(input, self.weight, self.stride[0])  # type: ignore[no-any-return]
+            return _Convolution3d.apply(input, self.weight, self.stride[0])
         return super().forward(input)
 
 
@@ -169,7 +165,7 @@ class ConvTranspose3d(nn.ConvTranspose3d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if output_size is None and _left_out(input):
-            return _Transposed3d.apply(input, self.weight)  # type: ignore[no-any-return]
+            return _Transposed3d.apply(input, self.weight)
         return super().forward(input, output_size)
 
 
@@ -205,7 +201,7 @@ class _Block(nn.Module):
                 weight = (conv.weight * scale[None, :, None, None, None]).to(dtype)
                 return transposed(x, weight, bias.to(dtype), 2, [1, 1, 1], "relu")
             weight = (conv.weight * scale.reshape(-1, *[1] * (conv.weight.dim() - 1))).to(dtype)
-            return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+            return torch.ops.mkldnn._convolution_pointwise(
                 x, weight, bias.to(dtype), conv.padding, conv.stride, conv.dilation, 1, "relu", [], ""
             )
 
