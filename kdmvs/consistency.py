@@ -98,17 +98,9 @@ def count_votes(
 
         _add(add_moments, depth_ref, ref, sources, (reprojection_px, relative_depth_error), (votes, first, second))
     else:
-        for some in _groups(sources):
-            found = agreement(
-                depth_ref, ref, *_stacked(some), reprojection_px=reprojection_px,
-                relative_depth_error=relative_depth_error,
-            )  # fmt: skip
-            difference = torch.where(found.agrees, found.depths - depth_ref, 0.0)
-            votes += found.agrees.sum(dim=0)
-            first += difference.sum(dim=0)
-            second += difference.square().sum(dim=0)
-    count = votes.clamp(min=1)
-    return votes, first / count, second / count
+        _add_moments(depth_ref, ref, sources, (reprojection_px, relative_depth_error), (votes, first, second))
+    count = votes.clamp(min=1).to(first.dtype)
+    return votes, first.div_(count), second.div_(count)
 
 
 def votes_within(
@@ -124,13 +116,8 @@ def votes_within(
         from kdmvs.kernels.check import add_votes
 
         _add(add_votes, depth_ref, ref, sources, (np.array(limits, dtype=np.float64),), (votes, total))
-        return votes, total
-    for some in _groups(sources):
-        pixel_error, depth_error, seen = check_pixels(depth_ref, ref, *_stacked(some))
-        for k, (largest_px, largest_relative) in enumerate(limits):
-            agrees = (pixel_error < largest_px) & (depth_error < largest_relative)
-            votes[k] += agrees.sum(dim=0)
-        total += torch.where(agrees, seen, 0.0).sum(dim=0)
+    else:
+        _add_votes(depth_ref, ref, sources, limits, (votes, total))
     return votes, total
 
 
@@ -190,10 +177,49 @@ def _groups(sources: Iterable[Source]) -> Iterator[list[Source]]:
         yield some
 
 
-def _stacked(sources: Sequence[Source]) -> tuple[Float[Tensor, "s h w"], Camera]:
-    cameras = [camera for _, camera in sources]
-    together = Camera(torch.stack([c.K for c in cameras]), torch.stack([c.cam_from_world for c in cameras]))
-    return torch.stack([depth for depth, _ in sources]), together
+def _checked(
+    depth_ref: Float[Tensor, "h w"], ref: Camera, sources: Iterable[Source]
+) -> Iterator[tuple[Float[Tensor, "s h w"], Float[Tensor, "s h w"], Float[Tensor, "s h w"]]]:
+    """`check_pixels` of a few sources after the other."""
+    for some in _groups(sources):
+        depths, srcs = torch.stack([depth for depth, _ in some]), stacked([camera for _, camera in some])
+        yield check_pixels(depth_ref, ref, depths, srcs)
+
+
+def _add_moments(
+    depth_ref: Float[Tensor, "h w"],
+    ref: Camera,
+    sources: Iterable[Source],
+    limits: tuple[float, float],
+    sums: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """The twin in torch of `kdmvs.kernels.check.add_moments`, over all sources."""
+    for pixel_error, depth_error, depths in _checked(depth_ref, ref, sources):
+        agrees = (pixel_error < limits[0]) & (depth_error < limits[1])
+        difference = torch.where(agrees, depths - depth_ref, 0.0)
+        for mine, found in zip(sums, (agrees, difference, difference.square()), strict=True):
+            mine += found.sum(dim=0)
+
+
+def _add_votes(
+    depth_ref: Float[Tensor, "h w"],
+    ref: Camera,
+    sources: Iterable[Source],
+    limits: Sequence[tuple[float, float]],
+    sums: tuple[Tensor, Tensor],
+) -> None:
+    """The twin in torch of `kdmvs.kernels.check.add_votes`, over all sources."""
+    votes, total = sums
+    for pixel_error, depth_error, depths in _checked(depth_ref, ref, sources):
+        for k, (largest_px, largest_relative) in enumerate(limits):
+            agrees = (pixel_error < largest_px) & (depth_error < largest_relative)
+            votes[k] += agrees.sum(dim=0)
+        total += torch.where(agrees, depths, 0.0).sum(dim=0)
+
+
+def stacked(cameras: Sequence[Camera]) -> Camera:
+    """Cameras as one, with a batch axis."""
+    return Camera(torch.stack([c.K for c in cameras]), torch.stack([c.cam_from_world for c in cameras]))
 
 
 def _add(
@@ -207,18 +233,22 @@ def _add(
     """Run a kernel of `kdmvs.kernels.check` over all sources, in bands of rows."""
     own, outputs = depth_ref.contiguous().numpy(), tuple(values.numpy() for values in sums)
     for some in _groups(sources):
-        maps = [depth.contiguous().numpy() for depth, _ in some]
-        ways = [(projection(ref, camera), projection(camera, ref)) for _, camera in some]
+        depths = [depth.contiguous().numpy() for depth, _ in some]
+        srcs = stacked([camera for _, camera in some])
+        asked = list(zip(depths, projection(ref, srcs), projection(srcs, ref), strict=True))
 
-        def work(start: int, stop: int, maps: list = maps, ways: list = ways) -> None:
-            for depth, (there, back) in zip(maps, ways, strict=True):
+        def work(start: int, stop: int, asked: list = asked) -> None:
+            for depth, there, back in asked:
                 kernel(own, depth, there, back, EDGE, *limits, *outputs, start, stop)
 
         in_bands(work, len(own), least=LEAST_ROWS)
 
 
-def projection(ref: Camera, src: Camera) -> Float[np.ndarray, "3 4"]:
-    """The homogeneous source pixel of reference pixel p at depth z is M[:, :3] [u, v, 1] z + M[:, 3]; float64."""
+def projection(ref: Camera, src: Camera) -> Float[np.ndarray, "*b 3 4"]:
+    """The homogeneous source pixel of reference pixel p at depth z is M[:, :3] [u, v, 1] z + M[:, 3]; float64.
+
+    One of the two may have a batch axis, or both.
+    """
     exact = [Camera(camera.K.double(), camera.cam_from_world.double()) for camera in (ref, src)]
     rotation, translation = relative_projection(*exact)
-    return torch.cat((rotation, translation[:, None]), dim=1).contiguous().numpy()
+    return torch.cat((rotation, translation[..., None]), dim=-1).contiguous().numpy()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from kdmvs.consistency import EDGE, LEAST_ROWS, Source, projection, votes_within
+from kdmvs.consistency import EDGE, LEAST_ROWS, Source, projection, stacked, votes_within
 from kdmvs.errors import DataError
 from kdmvs.geometry import inside, project, sample, unproject
 from kdmvs.parallel import in_bands
@@ -248,8 +248,7 @@ def disparity_votes(
     A view agrees if f_ref * baseline * |1 / z_projected - 1 / z_view| is below the limit, its depth z_view sampled
     bilinearly. Its point is cast from the truncated integer pixel, its colour taken there.
     """
-    together = [camera for _, camera in sources]
-    cameras = Camera(torch.stack([c.K for c in together]), torch.stack([c.cam_from_world for c in together]))
+    cameras = stacked([camera for _, camera in sources])
     own = unproject(depth, ref)
     pixels, z_projected = project(own.expand(len(sources), *own.shape), cameras)
     z_view = sample(torch.stack([values for values, _ in sources])[:, None], pixels)[:, 0]
