@@ -13,10 +13,16 @@ from torch import Tensor
 
 from kdmvs.errors import DataError
 from kdmvs.geometry import unproject
+from kdmvs.parallel import in_bands
 from kdmvs.types import Camera
 
 QUERIES_AT_ONCE = 2048
 """Points whose balls are looked up together; most of a dense cloud is gone after the first few thousand."""
+WIDER = 1 + 1e-6
+"""A cube's side over the radius: points a radius apart are in touching cubes, however their places were rounded."""
+MOST_CUBES = 2.0**62
+LEAST_POINTS = 4096
+"""Per thread."""
 SPACING_SAMPLES = 20000
 CUTOFF_RADII = 100
 """DTU: 0.2 mm of thinning, 20 mm of cut-off."""
@@ -119,9 +125,44 @@ def thin(points: Float[np.ndarray, "n 3"], radius: float, seed: int) -> Bool[np.
 
     DTU's step 1, exactly: no two points that stay are within the radius, every point that goes has one that is.
     """
+    from kdmvs.kernels.neighbours import GOES, STAYS, decide, number_cubes, undecided
+
+    order = np.random.default_rng(seed).permutation(len(points))
+    low, side = points.min(axis=0), radius * WIDER
+    extent = np.floor((points.max(axis=0) - low) / side) + 3
+    if np.prod(extent) > MOST_CUBES:
+        return thin_by_tree(points, radius, order)
+    shape = extent.astype(np.int64)
+    visited = np.ascontiguousarray(points[order], dtype=np.float64)
+    keys = np.empty(len(points), dtype=np.int64)
+    in_bands(lambda a, b: number_cubes(visited, low, side, shape, keys, a, b), len(points), least=LEAST_POINTS)
+    rank = np.argsort(keys, kind="stable")  # within a cube in the order of visiting
+    keys, visited = keys[rank], visited[rank]
+    state = np.zeros(len(points), dtype=np.uint8)
+    stays = np.zeros(len(points), dtype=bool)
+    while True:
+        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        cubes, starts = keys[starts], np.append(starts, len(keys))
+        todo = undecided(starts, state, np.arange(len(cubes)))
+        gone = 0
+        while len(todo) and gone < len(state) / 4:
+            arguments = (cubes, starts, visited, rank, state, todo, shape[0], shape[0] * shape[1], radius * radius)
+            in_bands(lambda a, b, given=arguments: decide(*given, a, b), len(todo), least=LEAST_POINTS)
+            todo = undecided(starts, state, todo)
+            gone = int((state == GOES).sum())
+        if not len(todo):
+            stays[order[rank[state == STAYS]]] = True
+            return stays
+        left = state != GOES  # what has gone would only be walked over
+        keys, visited, rank, state = keys[left], visited[left], rank[left], state[left]
+
+
+def thin_by_tree(
+    points: Float[np.ndarray, "n 3"], radius: float, order: Int64[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """`thin` as it is described, for points so far apart that the cubes between them have no numbers; slow."""
     tree = cKDTree(points)
     alive = np.ones(len(points), dtype=bool)
-    order = np.random.default_rng(seed).permutation(len(points))
     for start in range(0, len(points), QUERIES_AT_ONCE):
         chosen = order[start : start + QUERIES_AT_ONCE]
         chosen = chosen[alive[chosen]]

@@ -1,4 +1,9 @@
-"""Points and their neighbours on a CPU, by a hash of the cubes they are in. Twins: loops in tests/kernels."""
+"""Greedy thinning of a cloud on a CPU, cube by cube. Twin: `kdmvs.evaluation.point_clouds.thin_by_tree`.
+
+Visiting points in a random order looks up a distant place of the memory every time. Here the points lie in the order of
+their cubes and are decided in rounds, each as soon as all that come before it and are near it are decided. What stays
+is the same: the order alone says it.
+"""
 
 from __future__ import annotations
 
@@ -7,105 +12,101 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-WIDER = 1 + 1e-6
-"""A cube's side over the radius: points a radius apart are in touching cubes, however their cubes were rounded."""
+UNDECIDED, STAYS, GOES = 0, 1, 2
+NEAR = 64
+"""Cubes up to which a place in the list of cubes is walked to rather than searched for."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
-def _slot(x: int, y: int, z: int, mask: int) -> int:
-    """Where the search for a cube starts."""
-    mixed = np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= np.uint64(y) * np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed ^= np.uint64(z) * np.uint64(0x165667B19E3779F9)
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    return np.int64((mixed >> np.uint64(20)) & np.uint64(mask))
+def number_cubes(
+    points: np.ndarray, low: np.ndarray, side: float, shape: np.ndarray, keys: np.ndarray, start: int, stop: int
+) -> None:
+    """Write the number of each point's cube, x fastest; the first cube along an axis is 1, so that 0 is empty."""
+    for i in range(start, stop):
+        x = np.int64((points[i, 0] - low[0]) / side) + 1
+        y = np.int64((points[i, 1] - low[1]) / side) + 1
+        z = np.int64((points[i, 2] - low[2]) / side) + 1
+        keys[i] = (z * shape[1] + y) * shape[0] + x
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
-def thin(points: np.ndarray, order: np.ndarray, radius: float, most: int) -> np.ndarray:
-    """Which points stay when, in the given order, each one that no point within the radius has forestalled stays.
+def decide(
+    cubes: np.ndarray, starts: np.ndarray, points: np.ndarray, rank: np.ndarray, state: np.ndarray, todo: np.ndarray,
+    row: int, layer: int, squared: float, start: int, stop: int,
+) -> None:  # fmt: skip
+    """Decide what can be decided in the cubes todo[start:stop].
 
-    The same as deleting around each point that is still alive, but only points that stay are looked at: more than a
-    radius apart, there are few of them in a cube. Time and memory follow the number of points, however dense.
+    A point goes if one within the radius that comes before it stays, and stays if all these go. Another band may
+    decide a neighbour meanwhile; then this point is decided now or in the next round, and the same.
 
     Args:
-        points: [n 3] float64.
-        order: [n], a permutation.
-        radius: points at this distance still go.
-        most: slots of the first hash table, a power of two; it doubles as it fills.
+        cubes: [m] ascending numbers of the cubes that hold points; neighbours along x differ by 1.
+        starts: [m + 1], the first point of each cube.
+        points: [n 3] float64, cube by cube, and within a cube in the order of `rank`.
+        rank: [n], place in the order of visiting.
+        state: [n] uint8, changed in place.
+        todo: cubes with undecided points, ascending.
+        row: difference of the numbers of neighbours along y.
+        layer: along z.
+        squared: square of the radius.
+        start: first place in `todo`.
+        stop: place after the last.
     """
-    count = len(points)
-    stays = np.zeros(count, np.bool_)
-    side = radius * WIDER
-    squared = radius * radius
-    cubes = np.empty((most, 3), np.int32)
-    first = np.full(most, -1, np.int32)
-    places = np.empty((1024, 3), np.float64)
-    following = np.empty(1024, np.int32)
-    filled, kept = 0, 0
-    near = np.array([0, -1, 1])
-    for place in range(count):
-        i = order[place]
-        px, py, pz = points[i, 0], points[i, 1], points[i, 2]
-        x, y, z = np.int64(np.floor(px / side)), np.int64(np.floor(py / side)), np.int64(np.floor(pz / side))
-        # The own cube first, then each axis's nearer side.
-        sx = 1 if px / side - x < 0.5 else -1
-        sy = 1 if py / side - y < 0.5 else -1
-        sz = 1 if pz / side - z < 0.5 else -1
-        forestalled = False
-        for a in range(3):
-            for b in range(3):
-                for c in range(3):
-                    cx = np.int32(x + sx * near[a])
-                    cy = np.int32(y + sy * near[b])
-                    cz = np.int32(z + sz * near[c])
-                    slot = _slot(cx, cy, cz, most - 1)
-                    while first[slot] >= 0 and (
-                        cubes[slot, 0] != cx or cubes[slot, 1] != cy or cubes[slot, 2] != cz
-                    ):
-                        slot = (slot + 1) & (most - 1)
-                    at = first[slot]
-                    while at >= 0:
-                        dx, dy, dz = places[at, 0] - px, places[at, 1] - py, places[at, 2] - pz
-                        if dx * dx + dy * dy + dz * dz <= squared:
-                            forestalled = True
+    count = len(cubes)
+    offsets = np.array([0, -row, row, -layer, layer, -layer - row, -layer + row, layer - row, layer + row])
+    places = np.zeros(9, np.int64)
+    before = -NEAR - 1
+    for k in range(start, stop):
+        c = todo[k]
+        for j in range(9):
+            first = cubes[c] + offsets[j] - 1
+            if c - before > NEAR:
+                places[j] = np.searchsorted(cubes, first)
+            while places[j] < count and cubes[places[j]] < first:
+                places[j] += 1
+        before = c
+        for i in range(starts[c], starts[c + 1]):
+            if state[i] != UNDECIDED:
+                continue
+            x, y, z = points[i, 0], points[i, 1], points[i, 2]
+            goes, waits = False, False
+            for j in range(9):
+                last = cubes[c] + offsets[j] + 1
+                q = places[j]
+                while q < count and cubes[q] <= last and not goes:
+                    for t in range(starts[q], starts[q + 1]):
+                        if rank[t] >= rank[i]:
                             break
-                        at = following[at]
-                    if forestalled:
-                        break
-                if forestalled:
+                        if state[t] == GOES:
+                            continue
+                        dx, dy, dz = points[t, 0] - x, points[t, 1] - y, points[t, 2] - z
+                        if dx * dx + dy * dy + dz * dz <= squared:
+                            if state[t] == STAYS:
+                                goes = True
+                            else:
+                                waits = True
+                            break
+                    q += 1
+                if goes:
                     break
-            if forestalled:
+            if goes:
+                state[i] = GOES
+            elif not waits:
+                state[i] = STAYS
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def undecided(starts: np.ndarray, state: np.ndarray, todo: np.ndarray) -> np.ndarray:
+    """Those of the cubes in `todo` that hold undecided points."""
+    left = np.empty_like(todo)
+    count = 0
+    for k in range(len(todo)):
+        for i in range(starts[todo[k]], starts[todo[k] + 1]):
+            if state[i] == UNDECIDED:
+                left[count] = todo[k]
+                count += 1
                 break
-        if forestalled:
-            continue
-        stays[i] = True
-        if kept == len(places):
-            places = np.concatenate((places, np.empty_like(places)))
-            following = np.concatenate((following, np.empty_like(following)))
-        cx, cy, cz = np.int32(x), np.int32(y), np.int32(z)
-        slot = _slot(cx, cy, cz, most - 1)
-        while first[slot] >= 0 and (cubes[slot, 0] != cx or cubes[slot, 1] != cy or cubes[slot, 2] != cz):
-            slot = (slot + 1) & (most - 1)
-        if first[slot] < 0:
-            cubes[slot, 0], cubes[slot, 1], cubes[slot, 2] = cx, cy, cz
-            filled += 1
-        places[kept, 0], places[kept, 1], places[kept, 2] = px, py, pz
-        following[kept] = first[slot]
-        first[slot] = kept
-        kept += 1
-        if 2 * filled > most:
-            larger = 2 * most
-            new_cubes, new_first = np.empty((larger, 3), np.int32), np.full(larger, -1, np.int32)
-            for old in range(most):
-                if first[old] >= 0:
-                    slot = _slot(cubes[old, 0], cubes[old, 1], cubes[old, 2], larger - 1)
-                    while new_first[slot] >= 0:
-                        slot = (slot + 1) & (larger - 1)
-                    new_cubes[slot] = cubes[old]
-                    new_first[slot] = first[old]
-            cubes, first, most = new_cubes, new_first, larger
-    return stays
+    return left[:count].copy()
