@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kdmvs.scans import Scan
     from kdmvs.storage import ViewsFile
 
-KEPT_VIEWS = 16
-"""Views whose maps stay in memory, because neighbouring references ask for the same sources."""
+KEPT_DEPTHS, KEPT_CONFIDENCES = 32, 8
+"""Maps that stay in memory: neighbouring references ask for the same sources' depth."""
 
 
 def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list[Path]) -> None:
@@ -61,15 +61,19 @@ def views_of(scan: Scan, maps: ViewsFile, device: torch.device) -> Views:
 
     from kdmvs.fusion import Views
 
-    @lru_cache(KEPT_VIEWS)
-    def read(name: str, i: int) -> torch.Tensor:
-        return torch.from_numpy(maps.read(name, i)).to(device)
+    @lru_cache(KEPT_DEPTHS)
+    def depth(i: int) -> torch.Tensor:
+        return torch.from_numpy(maps.read("depth", i)).to(device)
+
+    @lru_cache(KEPT_CONFIDENCES)
+    def confidence(i: int) -> torch.Tensor:
+        return torch.from_numpy(maps.read("confidence", i)).to(device)
 
     return Views(
         count=len(scan),
         camera=lambda i: scan.camera(i).to(device),
-        depth=lambda i: read("depth", i),
-        confidence=lambda i: read("confidence", i),
+        depth=depth,
+        confidence=confidence,
         image=lambda i: scan.image(i).to(device),
         neighbours=scan.neighbours,
     )
