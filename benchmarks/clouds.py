@@ -150,9 +150,9 @@ def _evaluation() -> Iterator[Row]:
 def _fusion_memory(folder: Path) -> Row:
     few, many = (
         peak_mib("benchmarks.clouds:fusion_of", scan=str(scan), depth=str(depth), folder=str(folder))
-        for scan, depth in (scenes.write(folder, views, (256, 320)) for views in (49, 196))
+        for scan, depth in (scenes.write(folder, views, (384, 512)) for views in (49, 196))
     )
-    name = "peak memory of fusion, file to file: 196 views against 49, 256x320"
+    name = "peak memory of fusion, file to file: 196 views against 49, 384x512"
     return Row(name, many / few, target=1.1, better="lower", ours=many, reference=few, unit="MiB")
 
 

@@ -113,13 +113,13 @@ def _with_files(folder: Path) -> Iterator[Row]:
 
 
 def _memory(folder: Path) -> Row:
-    size = (256, 320)
+    size = (384, 512)
     few, many = (
         peak_mib("benchmarks.labels:stages_of", scan=str(scan), depth=str(depth), folder=str(folder))
         for scan, depth in (scenes.write(folder / "memory", views, size) for views in (49, 196))
     )
     return Row(
-        "peak memory of check and encode: 196 views against 49, 256x320",
+        "peak memory of check and encode: 196 views against 49, 384x512",
         many / few,
         target=1.1,
         better="lower",
