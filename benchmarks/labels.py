@@ -29,7 +29,8 @@ def rows() -> Iterator[Row]:
     yield _in_memory()
     with tempfile.TemporaryDirectory() as name:
         yield from _with_files(Path(name))
-        yield _memory(Path(name))
+        for size in ((256, 320), (384, 512)):
+            yield _memory(Path(name), size)
 
 
 def _in_memory() -> Row:
@@ -112,14 +113,13 @@ def _with_files(folder: Path) -> Iterator[Row]:
     )
 
 
-def _memory(folder: Path) -> Row:
-    size = (384, 512)
+def _memory(folder: Path, size: tuple[int, int]) -> Row:
     few, many = (
         peak_mib("benchmarks.labels:stages_of", scan=str(scan), depth=str(depth), folder=str(folder))
         for scan, depth in (scenes.write(folder / "memory", views, size) for views in (49, 196))
     )
     return Row(
-        "peak memory of check and encode: 196 views against 49, 384x512",
+        f"peak memory of check and encode: 196 views against 49, {size[0]}x{size[1]}",
         many / few,
         target=1.1,
         better="lower",

@@ -74,6 +74,6 @@ def views_of(scan: Scan, maps: ViewsFile, device: torch.device) -> Views:
         camera=lambda i: scan.camera(i).to(device),
         depth=depth,
         confidence=confidence,
-        image=lambda i: scan.image(i).to(device),
+        image=lambda i: scan.image(i, keep=False).to(device),
         neighbours=scan.neighbours,
     )
