@@ -1,13 +1,32 @@
-"""The cross-view check: do the depth maps of other views say what the reference's says? (paper 3.2, eq. 4)"""
+"""The cross-view check: do the depth maps of other views say what the reference's says? (paper 3.2, eq. 4)
+
+`check_pixels` says it in torch, on any device, a [s h w] tensor per step. `count_votes` and `votes_within` are what the
+stages call: they take source after source, on a CPU in one compiled pass (`kdmvs.kernels.check`), elsewhere a few
+sources at once in torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from kdmvs.geometry import inside, pixel_grid, project, reproject, sample, unproject
+from kdmvs.geometry import inside, pixel_grid, project, relative_projection, reproject, sample, unproject
+from kdmvs.parallel import in_bands
 from kdmvs.types import Agreement, Camera
+
+Source = tuple[Float[Tensor, "h w"], Camera]
+"""The depth map of another view, and its camera."""
+
+SOURCES_AT_ONCE = 4
+"""Sources held together, so that a scan of hundreds of views needs no more memory than a small one."""
+
+LEAST_ROWS = 16
+"""Per thread: fewer are done before a thread has started."""
 
 EDGE = 0.03
 """Four neighbouring depths that differ by more than this share of the least one lie on both sides of an edge. At a
@@ -59,6 +78,49 @@ def agreement(
     return Agreement(depths, (pixel_error < reprojection_px) & (depth_error < relative_depth_error))
 
 
+def count_votes(
+    depth_ref: Float[Tensor, "h w"],
+    ref: Camera,
+    sources: Iterable[Source],
+    *,
+    reprojection_px: float,
+    relative_depth_error: float,
+) -> tuple[Integer[Tensor, "h w"], Float[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """`moments` of the `agreement` of all sources: votes, and the moments of the agreeing depths.
+
+    On a CPU the rounding is not torch's: a vote may differ where an error lies within rounding of its limit, or where
+    a source's pixel lies midway between two.
+    """
+    votes = torch.zeros_like(depth_ref, dtype=torch.int32)
+    first, second = torch.zeros_like(depth_ref), torch.zeros_like(depth_ref)
+    if depth_ref.device.type == "cpu":
+        from kdmvs.kernels.check import add_moments
+
+        _add(add_moments, depth_ref, ref, sources, (reprojection_px, relative_depth_error), (votes, first, second))
+    else:
+        _add_moments(depth_ref, ref, sources, (reprojection_px, relative_depth_error), (votes, first, second))
+    count = votes.clamp(min=1).to(first.dtype)
+    return votes, first.div_(count), second.div_(count)
+
+
+def votes_within(
+    depth_ref: Float[Tensor, "h w"], ref: Camera, sources: Iterable[Source], limits: Sequence[tuple[float, float]]
+) -> tuple[Integer[Tensor, "k h w"], Float[Tensor, "h w"]]:
+    """Votes within each limit (px, relative depth), and the sum of the depths that agree within the last of them.
+
+    The last limit is the loosest. Rounding as in `count_votes`.
+    """
+    votes = depth_ref.new_zeros((len(limits), *depth_ref.shape), dtype=torch.int32)
+    total = torch.zeros_like(depth_ref)
+    if depth_ref.device.type == "cpu":
+        from kdmvs.kernels.check import add_votes
+
+        _add(add_votes, depth_ref, ref, sources, (np.array(limits, dtype=np.float64),), (votes, total))
+    else:
+        _add_votes(depth_ref, ref, sources, limits, (votes, total))
+    return votes, total
+
+
 def validated(
     confidence: Float[Tensor, "h w"], votes: Integer[Tensor, "h w"], *, threshold: float, least_votes: int
 ) -> Bool[Tensor, "h w"]:
@@ -106,3 +168,87 @@ def _seen_from(ref: Camera, srcs: Camera) -> Camera:
 
 def _repeated(camera: Camera, count: int) -> Camera:
     return Camera(camera.K.expand(count, 3, 3), camera.cam_from_world.expand(count, 4, 4))
+
+
+def _groups(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    """The sources in order, a few at a time; each is asked for only when its turn has come."""
+    sources = iter(sources)
+    while some := list(islice(sources, SOURCES_AT_ONCE)):
+        yield some
+
+
+def _checked(
+    depth_ref: Float[Tensor, "h w"], ref: Camera, sources: Iterable[Source]
+) -> Iterator[tuple[Float[Tensor, "s h w"], Float[Tensor, "s h w"], Float[Tensor, "s h w"]]]:
+    """`check_pixels` of a few sources after the other."""
+    for some in _groups(sources):
+        depths, srcs = torch.stack([depth for depth, _ in some]), stacked([camera for _, camera in some])
+        yield check_pixels(depth_ref, ref, depths, srcs)
+
+
+def _add_moments(
+    depth_ref: Float[Tensor, "h w"],
+    ref: Camera,
+    sources: Iterable[Source],
+    limits: tuple[float, float],
+    sums: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """The twin in torch of `kdmvs.kernels.check.add_moments`, over all sources."""
+    for pixel_error, depth_error, depths in _checked(depth_ref, ref, sources):
+        agrees = (pixel_error < limits[0]) & (depth_error < limits[1])
+        difference = torch.where(agrees, depths - depth_ref, 0.0)
+        for mine, found in zip(sums, (agrees, difference, difference.square()), strict=True):
+            mine += found.sum(dim=0)
+
+
+def _add_votes(
+    depth_ref: Float[Tensor, "h w"],
+    ref: Camera,
+    sources: Iterable[Source],
+    limits: Sequence[tuple[float, float]],
+    sums: tuple[Tensor, Tensor],
+) -> None:
+    """The twin in torch of `kdmvs.kernels.check.add_votes`, over all sources."""
+    votes, total = sums
+    for pixel_error, depth_error, depths in _checked(depth_ref, ref, sources):
+        for k, (largest_px, largest_relative) in enumerate(limits):
+            agrees = (pixel_error < largest_px) & (depth_error < largest_relative)
+            votes[k] += agrees.sum(dim=0)
+        total += torch.where(agrees, depths, 0.0).sum(dim=0)
+
+
+def stacked(cameras: Sequence[Camera]) -> Camera:
+    """Cameras as one, with a batch axis."""
+    return Camera(torch.stack([c.K for c in cameras]), torch.stack([c.cam_from_world for c in cameras]))
+
+
+def _add(
+    kernel: Callable[..., None],
+    depth_ref: Float[Tensor, "h w"],
+    ref: Camera,
+    sources: Iterable[Source],
+    limits: tuple[object, ...],
+    sums: tuple[Tensor, ...],
+) -> None:
+    """Run a kernel of `kdmvs.kernels.check` over all sources, in bands of rows."""
+    own, outputs = depth_ref.contiguous().numpy(), tuple(values.numpy() for values in sums)
+    for some in _groups(sources):
+        depths = [depth.contiguous().numpy() for depth, _ in some]
+        srcs = stacked([camera for _, camera in some])
+        asked = list(zip(depths, projection(ref, srcs), projection(srcs, ref), strict=True))
+
+        def work(start: int, stop: int, asked: list = asked) -> None:
+            for depth, there, back in asked:
+                kernel(own, depth, there, back, EDGE, *limits, *outputs, start, stop)
+
+        in_bands(work, len(own), least=LEAST_ROWS)
+
+
+def projection(ref: Camera, src: Camera) -> Float[np.ndarray, "*b 3 4"]:
+    """The homogeneous source pixel of reference pixel p at depth z is M[:, :3] [u, v, 1] z + M[:, 3]; float64.
+
+    One of the two may have a batch axis, or both.
+    """
+    exact = [Camera(camera.K.double(), camera.cam_from_world.double()) for camera in (ref, src)]
+    rotation, translation = relative_projection(*exact)
+    return torch.cat((rotation, translation[..., None]), dim=-1).contiguous().numpy()

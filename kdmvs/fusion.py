@@ -1,24 +1,33 @@
-"""Fusion: depth maps to one point cloud, on the device of the maps. Every reference view emits its own points."""
+"""Fusion: depth maps to one point cloud, on the device of the maps. Every reference view emits its own points.
+
+On a CPU the votes, points and normals come from compiled loops (`kdmvs.kernels.check`, `kdmvs.kernels.fuse`);
+elsewhere, and as what the tests hold these against, from torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from kdmvs.consistency import EDGE, check_pixels
+from kdmvs.consistency import EDGE, LEAST_ROWS, Source, projection, stacked, votes_within
 from kdmvs.errors import DataError
 from kdmvs.geometry import inside, project, sample, unproject
+from kdmvs.parallel import in_bands
 from kdmvs.types import Camera, PointCloud
 
 Method = Literal["geometric", "gipuma", "dynamic"]
 
 SOURCES_AT_ONCE = 4
 """Sources held in memory together, so that a scan of hundreds of views needs no more than a small one."""
+REFERENCES_AT_ONCE = 8
+"""References of gipuma that are asked about together, because each asks every view: so often less is each one read."""
 
 DYNAMIC_STEPS = range(2, 11)
 """D2HC-RMVSNet: i views within i / 4 px and i / 1300 of the depth are as good as more views within wider limits."""
@@ -43,12 +52,17 @@ class Views:
 
 @dataclass(frozen=True)
 class Fused:
-    """Of one reference: world points [h w 3], colours [3 h w] in 0..1, agreeing views, and which pixels to keep."""
+    """Of one reference: which pixels to keep, and what the agreeing views say of them.
 
-    points: Float[Tensor, "h w 3"]
-    colors: Float[Tensor, "3 h w"]
+    A point lies on its pixel's ray at `depth`; where other views' points and colours count too, `points` and `colors`
+    are their sums, and the point is the mean of its own and the `votes` others.
+    """
+
+    depth: Float[Tensor, "h w"]
     votes: Integer[Tensor, "h w"]
     kept: Bool[Tensor, "h w"]
+    points: Float[Tensor, "h w 3"] | None = None
+    colors: Float[Tensor, "3 h w"] | None = None
 
 
 def fuse(
@@ -75,21 +89,50 @@ def fuse(
     Raises:
         DataError: no point is left; says how many each condition left, and which one to loosen.
     """
-    clouds, counts = [], _Counts()
-    for i in references:
-        depth, camera = views.depth(i), views.camera(i)
-        if method == "gipuma":
-            found, asked = _by_disparity(views, i, confidence, disparity_px, least_votes), views.count - 1
-        else:
-            fixed = [(least_votes, reprojection_px, relative_depth_error)]
-            limits = fixed if method == "geometric" else dynamic_limits(least_votes)
-            found, asked = _by_reprojection(views, i, sources, limits), len(views.neighbours(i)[:sources])
+    parts = list(
+        fused(
+            views, references, method=method, sources=sources, confidence=confidence, least_votes=least_votes,
+            reprojection_px=reprojection_px, relative_depth_error=relative_depth_error, disparity_px=disparity_px,
+        )
+    )  # fmt: skip
+    fields = zip(*((part.points, part.normals, part.colors) for part in parts), strict=True)
+    return PointCloud(*(torch.cat(field) for field in fields))
+
+
+def fused(
+    views: Views,
+    references: Iterable[int],
+    *,
+    method: Method,
+    sources: int,
+    confidence: float,
+    least_votes: int,
+    reprojection_px: float,
+    relative_depth_error: float,
+    disparity_px: float,
+) -> Iterator[PointCloud]:
+    """The cloud of `fuse`, one reference's part after the other; nothing of a part that was taken is kept.
+
+    Raises:
+        DataError: at the end, if no point is left.
+    """
+    counts, points = _Counts(), 0
+    if method == "gipuma":
+        found = _by_disparity(views, references, confidence, disparity_px, least_votes)
+    else:
+        fixed = [(least_votes, reprojection_px, relative_depth_error)]
+        found = _by_reprojection(
+            views, references, sources, fixed if method == "geometric" else dynamic_limits(least_votes)
+        )
+    for i, one in found:
+        depth = views.depth(i)
         candidate = (depth > 0) & (views.confidence(i) > confidence)
-        counts.add(depth, candidate, found.votes, asked)
-        kept = candidate & found.kept
-        colors = (found.colors[:, kept].T * 255).round().clamp(0, 255).to(torch.uint8)
-        clouds.append((found.points[kept].cpu(), normals(depth, camera)[kept].cpu(), colors.cpu()))
-    if not sum(len(points) for points, _, _ in clouds):
+        asked = views.count - 1 if method == "gipuma" else len(views.neighbours(i)[:sources])
+        counts.add(depth, candidate, one.votes, asked)
+        part = emit(one, candidate & one.kept, depth, views.image(i), views.camera(i))
+        points += len(part.points)
+        yield part
+    if not points:
         wording = {
             "geometric": (
                 f"{reprojection_px:g} px and {relative_depth_error:g} of the depth",
@@ -99,8 +142,6 @@ def fuse(
             "dynamic": ("the widest limits", ""),
         }
         raise DataError(counts.explanation(confidence, least_votes, *wording[method]))
-    points, directions, rgb = (torch.cat(parts) for parts in zip(*clouds, strict=True))
-    return PointCloud(points, directions, rgb)
 
 
 def dynamic_limits(least_votes: int) -> list[tuple[int, float, float]]:
@@ -109,59 +150,120 @@ def dynamic_limits(least_votes: int) -> list[tuple[int, float, float]]:
     return [*limits, (least_votes, *limits[-1][1:])]
 
 
-def _by_reprojection(views: Views, i: int, sources: int, limits: Sequence[tuple[int, float, float]]) -> Fused:
+def _by_reprojection(
+    views: Views, references: Iterable[int], sources: int, limits: Sequence[tuple[int, float, float]]
+) -> Iterator[tuple[int, Fused]]:
     """Keep a pixel if for any limit enough sources agree within it (eq. 4's errors); the last limit is the loosest.
 
     The point lies on the pixel's ray at the mean of the depths that agree at the loosest limit, its own included.
     """
-    depth, camera = views.depth(i), views.camera(i)
-    votes = depth.new_zeros((len(limits), *depth.shape), dtype=torch.int64)
-    total = depth.clone()
-    for chosen in _chunks(views.neighbours(i)[:sources]):
-        depths_src = torch.stack([views.depth(j) for j in chosen])
-        pixel_error, depth_error, seen = check_pixels(depth, camera, depths_src, _cameras(views, chosen))
-        for k, (_, largest_px, largest_relative) in enumerate(limits):
-            agrees = (pixel_error < largest_px) & (depth_error < largest_relative)
-            votes[k] += agrees.sum(dim=0)
-        # `agrees` is that of the last limit, which all the others imply.
-        total += torch.where(agrees, seen, 0.0).sum(dim=0)
-    least = votes.new_tensor([count for count, _, _ in limits])
-    points = unproject(total / (votes[-1] + 1), camera)
-    return Fused(points, views.image(i), votes[-1], (votes >= least[:, None, None]).any(dim=0))
+    for i in references:
+        depth = views.depth(i)
+        asked = ((views.depth(j), views.camera(j)) for j in views.neighbours(i)[:sources])
+        votes, total = votes_within(depth, views.camera(i), asked, [(px, relative) for _, px, relative in limits])
+        kept = torch.zeros_like(depth, dtype=torch.bool)
+        for (least, _, _), found in zip(limits, votes, strict=True):
+            kept |= found >= least
+        yield i, Fused((depth + total) / (votes[-1] + 1), votes[-1], kept)
 
 
-def _by_disparity(views: Views, i: int, confidence: float, disparity_px: float, least_votes: int) -> Fused:
+def _by_disparity(
+    views: Views, references: Iterable[int], confidence: float, disparity_px: float, least_votes: int
+) -> Iterator[tuple[int, Fused]]:
     """Keep a pixel if enough of all other views agree in disparity, as fusibile does (networks.md 6.5).
 
-    A view agrees if f_ref * baseline * |1 / z_projected - 1 / z_view| is below the limit, its depth z_view sampled
-    bilinearly. The point is the mean of the reference's and the agreeing views' points, each of these cast from the
-    truncated integer pixel; colours likewise.
+    Several references are asked about together, so that every view is read once for all of them.
     """
 
     def confident_depth(j: int) -> Tensor:
         return torch.where(views.confidence(j) > confidence, views.depth(j), 0.0)
 
-    depth, camera = confident_depth(i), views.camera(i)
-    own = unproject(depth, camera)
-    total, colors = own.clone(), views.image(i).clone()
-    votes = torch.zeros_like(depth, dtype=torch.int64)
-    for chosen in _chunks([j for j in range(views.count) if j != i]):
-        cameras = _cameras(views, chosen)
-        maps = torch.stack([confident_depth(j) for j in chosen])
-        pixels, z_projected = project(own.expand(len(chosen), *own.shape), cameras)
-        z_view = sample(maps[:, None], pixels)[:, 0]
-        baseline = torch.linalg.vector_norm(cameras.centre() - camera.centre(), dim=-1)
-        seen = (depth > 0) & (z_projected > 0) & (z_view > 0) & inside(pixels, *depth.shape)
-        error = disparity_difference(camera.K[0, 0], baseline[:, None, None], z_projected, z_view)
-        agrees = seen & (error < disparity_px)
-        truncated = pixels.trunc()
-        points = unproject(torch.where(agrees, z_view, 0.0), cameras, truncated)
-        total += torch.where(agrees[..., None], points, 0.0).sum(dim=0)
-        seen_colors = sample(torch.stack([views.image(j) for j in chosen]), truncated, nearest=True)
-        colors += torch.where(agrees[:, None], seen_colors, 0.0).sum(dim=0)
-        votes += agrees.sum(dim=0)
-    count = votes + 1
-    return Fused(total / count[..., None], colors / count, votes, (depth > 0) & (votes >= least_votes))
+    references = iter(references)
+    while some := list(islice(references, REFERENCES_AT_ONCE)):
+        depths = {i: confident_depth(i) for i in some}
+        sums = {i: _Sums.zero(depths[i]) for i in some}
+        for chosen in _chunks(range(views.count)):
+            sources = [(confident_depth(j), views.camera(j)) for j in chosen]
+            images = [views.image(j) for j in chosen]
+            for i in some:
+                others = [k for k, j in enumerate(chosen) if j != i]
+                if others:
+                    sums[i].add(
+                        depths[i], views.camera(i), [sources[k] for k in others], [images[k] for k in others],
+                        disparity_px,
+                    )  # fmt: skip
+        for i in some:
+            found, depth = sums.pop(i), depths.pop(i)
+            kept = (depth > 0) & (found.votes >= least_votes)
+            yield i, Fused(depth, found.votes, kept, found.points, found.colors)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What the agreeing views say of one reference's pixels, added up in place."""
+
+    votes: Integer[Tensor, "h w"]
+    points: Float[Tensor, "h w 3"]
+    colors: Float[Tensor, "3 h w"]
+
+    @classmethod
+    def zero(cls, depth: Float[Tensor, "h w"]) -> _Sums:
+        votes = torch.zeros_like(depth, dtype=torch.int32)
+        return cls(votes, depth.new_zeros(*depth.shape, 3), depth.new_zeros(3, *depth.shape))
+
+    def add(
+        self, depth: Float[Tensor, "h w"], ref: Camera, sources: Sequence[Source], images: Sequence[Tensor],
+        disparity_px: float,
+    ) -> None:  # fmt: skip
+        if depth.device.type != "cpu":
+            for mine, found in zip(
+                vars(self).values(), disparity_votes(depth, ref, sources, images, disparity_px), strict=True
+            ):
+                mine += found
+            return
+        from kdmvs.kernels.fuse import add_disparity
+
+        own = depth.contiguous().numpy()
+        sums = (self.votes.numpy(), self.points.numpy(), self.colors.numpy())
+        asked = []
+        for (values, camera), image in zip(sources, images, strict=True):
+            scale = float(
+                ref.K[0, 0].double() * torch.linalg.vector_norm(camera.centre().double() - ref.centre().double())
+            )
+            maps = (values.contiguous().numpy(), image.to(depth.dtype).contiguous().numpy())
+            asked.append((*maps, projection(ref, camera), _world_from_px(camera), scale))
+
+        def work(start: int, stop: int) -> None:
+            for source, image, there, cast, scale in asked:
+                add_disparity(own, source, image, there, cast, scale, disparity_px, *sums, start, stop)
+
+        in_bands(work, len(own), least=LEAST_ROWS)
+
+
+def disparity_votes(
+    depth: Float[Tensor, "h w"], ref: Camera, sources: Sequence[Source], images: Sequence[Tensor], disparity_px: float
+) -> tuple[Integer[Tensor, "h w"], Float[Tensor, "h w 3"], Float[Tensor, "3 h w"]]:
+    """How many sources agree in disparity, and the sums of their points and colours (networks.md 6.5).
+
+    A view agrees if f_ref * baseline * |1 / z_projected - 1 / z_view| is below the limit, its depth z_view sampled
+    bilinearly. Its point is cast from the truncated integer pixel, its colour taken there.
+    """
+    cameras = stacked([camera for _, camera in sources])
+    own = unproject(depth, ref)
+    pixels, z_projected = project(own.expand(len(sources), *own.shape), cameras)
+    z_view = sample(torch.stack([values for values, _ in sources])[:, None], pixels)[:, 0]
+    baseline = torch.linalg.vector_norm(cameras.centre() - ref.centre(), dim=-1)
+    seen = (depth > 0) & (z_projected > 0) & (z_view > 0) & inside(pixels, *depth.shape)
+    error = disparity_difference(ref.K[0, 0], baseline[:, None, None], z_projected, z_view)
+    agrees = seen & (error < disparity_px)
+    truncated = pixels.trunc()
+    points = unproject(torch.where(agrees, z_view, 0.0), cameras, truncated)
+    colors = sample(torch.stack(list(images)), truncated, nearest=True)
+    return (
+        agrees.sum(dim=0),
+        torch.where(agrees[..., None], points, 0.0).sum(dim=0),
+        torch.where(agrees[:, None], colors, 0.0).sum(dim=0),
+    )
 
 
 def disparity_difference(
@@ -169,6 +271,55 @@ def disparity_difference(
 ) -> Float[Tensor, "*s"]:
     """Difference in px of the disparities focal * baseline / depth; infinite or huge where a depth is 0."""
     return focal_px * baseline * (1 / z - 1 / other).abs()
+
+
+def emit(
+    found: Fused, kept: Bool[Tensor, "h w"], depth: Float[Tensor, "h w"], image: Float[Tensor, "3 h w"], camera: Camera
+) -> PointCloud:
+    """The points of the kept pixels, row after row, on the CPU; normals are those of the view's own depth."""
+    if depth.device.type == "cpu":
+        return _emit_compiled(found, kept, depth, image, camera)
+    points, colors = unproject(found.depth, camera), image
+    if found.points is not None and found.colors is not None:
+        count = found.votes + 1
+        points, colors = (points + found.points) / count[..., None], (colors + found.colors) / count
+    rgb = (colors[:, kept].T * 255).round().clamp(0, 255).to(torch.uint8)
+    return PointCloud(points[kept].cpu(), normals(depth, camera)[kept].cpu(), rgb.cpu())
+
+
+def _emit_compiled(found: Fused, kept: Tensor, depth: Tensor, image: Tensor, camera: Camera) -> PointCloud:
+    from kdmvs.kernels.fuse import emit as emit_rows
+
+    per_row = kept.sum(dim=1)
+    offsets, count = (per_row.cumsum(0) - per_row).numpy(), int(per_row.sum())
+    points, directions = depth.new_empty(count, 3), depth.new_empty(count, 3)
+    rgb = torch.empty((count, 3), dtype=torch.uint8)
+    cast, none = _world_from_px(camera), depth.new_empty(0, 0, 0)
+    arguments: list[object] = [
+        kept.numpy(),
+        depth.contiguous().numpy(),
+        found.depth.contiguous().numpy(),
+        (none if found.points is None else found.points).numpy(),
+        found.votes.numpy(),
+        image.to(depth.dtype).contiguous().numpy(),
+        (none if found.colors is None else found.colors).numpy(),
+        np.ascontiguousarray(cast[:, :3]),
+        np.ascontiguousarray(cast[:, 3]),
+        torch.linalg.inv(camera.K.double()).contiguous().numpy(),
+        torch.linalg.inv(camera.cam_from_world.double())[:3, :3].contiguous().numpy(),
+        EDGE,
+        offsets,
+        *(out.numpy() for out in (points, directions, rgb)),
+    ]
+    in_bands(lambda start, stop: emit_rows(*arguments, start, stop), len(depth), least=LEAST_ROWS)
+    return PointCloud(points, directions, rgb)
+
+
+def _world_from_px(camera: Camera) -> Float[np.ndarray, "3 4"]:
+    """The world point of pixel p at depth z is M[:, :3] [u, v, 1] z + M[:, 3]; float64."""
+    pose = torch.linalg.inv(camera.cam_from_world.double())
+    rotation = pose[:3, :3] @ torch.linalg.inv(camera.K.double())
+    return torch.cat((rotation, pose[:3, 3:]), dim=1).contiguous().numpy()
 
 
 def normals(depth: Float[Tensor, "h w"], camera: Camera) -> Float[Tensor, "h w 3"]:
@@ -204,11 +355,6 @@ def _step(points: Float[Tensor, "n m 3"]) -> Float[Tensor, "n m 3"]:
 def _chunks(views: Sequence[int]) -> Iterator[Sequence[int]]:
     for start in range(0, len(views), SOURCES_AT_ONCE):
         yield views[start : start + SOURCES_AT_ONCE]
-
-
-def _cameras(views: Views, chosen: Sequence[int]) -> Camera:
-    cameras = [views.camera(j) for j in chosen]
-    return Camera(torch.stack([c.K for c in cameras]), torch.stack([c.cam_from_world for c in cameras]))
 
 
 @dataclass

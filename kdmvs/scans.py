@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import read_cam
-from kdmvs.formats.image import read_image_cached, read_mask
+from kdmvs.formats.image import read_image, read_image_cached, read_mask
 from kdmvs.formats.manifest import read_manifest
 from kdmvs.formats.pair import read_pair
 from kdmvs.formats.pfm import read_pfm
@@ -66,13 +66,14 @@ class Scan:
     def __len__(self) -> int:
         return len(self._views)
 
-    def image(self, i: int, light: int = 0) -> Float[Tensor, "3 h w"]:
-        """RGB in 0..1.
+    def image(self, i: int, light: int = 0, *, keep: bool = True) -> Float[Tensor, "3 h w"]:
+        """RGB in 0..1; `keep` the decoded file for the next time, which whoever reads a scan once does not need.
 
         Raises:
             FormatError: the file is missing, damaged, or of another size than the manifest says.
         """
-        pixels = read_image_cached(self.folder / self._views[i]["lights"][light])
+        read = read_image_cached if keep else read_image
+        pixels = read(self.folder / self._views[i]["lights"][light])
         self._check_size(self._views[i]["lights"][light], pixels.shape[:2])
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
 

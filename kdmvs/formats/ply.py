@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyElement, PlyParseError
+from plyfile import PlyData, PlyParseError
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
@@ -16,6 +17,10 @@ from kdmvs.types import PointCloud
 POSITION = ("x", "y", "z")
 NORMAL = ("nx", "ny", "nz")
 COLOR = ("red", "green", "blue")
+POINTS_AT_ONCE = 1 << 16
+"""Points put together before they are written: 1.8 MB, with all fields."""
+MOST_DIGITS = 15
+"""Of the number of points."""
 
 
 def read_ply(path: Path) -> PointCloud:
@@ -58,17 +63,66 @@ def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = ()) -> No
 
     The comments are lines of the header, e.g. the settings that a cloud was fused with.
     """
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(_header(_table(cloud, 0).dtype, len(cloud.points), comments))
+        for start in range(0, len(cloud.points), POINTS_AT_ONCE):
+            file.write(_table(cloud, start).tobytes())
+
+
+@contextmanager
+def writing_ply(path: Path, comments: Sequence[str] = ()) -> Iterator[Callable[[PointCloud], None]]:
+    """A function that appends a cloud to the file of `write_ply`; all have the same fields as the first.
+
+    The number of points stands in the header and is known at the end: a comment of spaces keeps its place until then.
+
+    Raises:
+        ValueError: nothing was appended, or clouds of different fields.
+    """
+    with replacing(path) as part, open(part, "wb") as file:
+        count, dtype = 0, np.dtype([])
+
+        def header() -> bytes:
+            spaces = " " * (MOST_DIGITS - len(str(count)))
+            return _header(dtype, count, [*comments, spaces])
+
+        def append(cloud: PointCloud) -> None:
+            nonlocal count, dtype
+            found = _table(cloud, len(cloud.points)).dtype
+            if not dtype.names:
+                dtype = found
+                file.write(header())
+            if found != dtype:
+                raise ValueError(f"{path}: expected a cloud of {dtype.names}, found {found.names}")
+            for start in range(0, len(cloud.points), POINTS_AT_ONCE):
+                file.write(_table(cloud, start).tobytes())
+            count += len(cloud.points)
+
+        yield append
+        if not dtype.names:
+            raise ValueError(f"{path}: no cloud was given")
+        file.seek(0)
+        file.write(header())
+
+
+def _header(dtype: np.dtype, count: int, comments: Sequence[str]) -> bytes:
+    kinds = {"f": "float", "u": "uchar"}
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    lines += [f"element vertex {count}", *(f"property {kinds[dtype[name].kind]} {name}" for name in dtype.names or ())]
+    return ("\n".join([*lines, "end_header"]) + "\n").encode("ascii")
+
+
+def _table(cloud: PointCloud, start: int) -> np.ndarray:
+    """At most `POINTS_AT_ONCE` vertices from `start` on, as they stand in the file."""
     parts = [(POSITION, "<f4", cloud.points), (NORMAL, "<f4", cloud.normals), (COLOR, "u1", cloud.colors)]
+    some = slice(start, start + POINTS_AT_ONCE)
     fields = [(name, kind) for names, kind, values in parts if values is not None for name in names]
-    table = np.empty(len(cloud.points), dtype=fields)
+    table = np.empty(len(cloud.points[some]), dtype=fields)
     for names, _, values in parts:
         if values is not None:
-            array = values.detach().cpu().numpy()
+            array = values[some].detach().cpu().numpy()
             for k, name in enumerate(names):
                 table[name] = array[:, k]
-    with replacing(path) as part:
-        vertices = PlyElement.describe(table, "vertex")
-        PlyData([vertices], text=False, byte_order="<", comments=list(comments)).write(str(part))
+    return table
 
 
 def _columns(table: np.ndarray, names: tuple[str, ...], kind: type) -> np.ndarray:

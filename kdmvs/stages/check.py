@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdmvs.config import ConsistencySettings
+from kdmvs.stages.flow import ahead, behind
 from kdmvs.stages.inputs import check_parallel, open_views_of
 from kdmvs.stages.keeping import unkept
+
+if TYPE_CHECKING:
+    from kdmvs.storage import ViewsFile
+
+KEPT_VIEWS = 32
+"""Depth maps that stay in memory, because neighbouring references ask for the same sources."""
 
 
 def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out: list[Path]) -> None:
@@ -15,13 +23,14 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
     A view is asked about by its best `sources` neighbours, or by all it has where they are fewer. Without
     `least_votes` all that are asked must agree; with it, a view of fewer neighbours validates nothing.
     """
+    from functools import lru_cache
+
     import torch
     from tqdm import tqdm
 
     from kdmvs import device, storage
-    from kdmvs.consistency import agreement, moments, validated
+    from kdmvs.consistency import count_votes, validated
     from kdmvs.scans import Scan
-    from kdmvs.types import Camera
 
     check_parallel(scan=scan, depth=depth, out=out)
     here = device.choose()
@@ -36,34 +45,33 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
             storage.create(
                 out_path, kind="agreement", views=len(opened), size=opened.size, attributes=attributes
             ) as file,
+            behind(file.write) as write,
         ):
-            for i in tqdm(range(len(opened)), desc=f"check {opened.name}", unit="view", disable=None):
-                sources = list(opened.neighbours(i)[: settings.sources])
-                depth_ref, confidence = (
-                    torch.from_numpy(maps.read(name, i)).to(here) for name in ("depth", "confidence")
+
+            @lru_cache(KEPT_VIEWS)
+            def depth_of(i: int, maps: ViewsFile = maps) -> torch.Tensor:
+                return torch.from_numpy(maps.read("depth", i)).to(here)
+
+            def read(i: int, maps: ViewsFile = maps, opened: Scan = opened) -> tuple[torch.Tensor, list[torch.Tensor]]:
+                views = [i, *opened.neighbours(i)[: settings.sources]]
+                return torch.from_numpy(maps.read("confidence", i)).to(here), [depth_of(j) for j in views]
+
+            views = tqdm(range(len(opened)), desc=f"check {opened.name}", unit="view", disable=None)
+            for i, (confidence, (depth_ref, *depths)) in ahead(read, views):
+                sources = [opened.camera(j).to(here) for j in opened.neighbours(i)[: settings.sources]]
+                votes, first, second = count_votes(
+                    depth_ref,
+                    opened.camera(i).to(here),
+                    zip(depths, sources, strict=True),
+                    reprojection_px=settings.reprojection_px,
+                    relative_depth_error=settings.relative_depth_error,
                 )
-                if sources:
-                    depths_src = torch.from_numpy(maps.read_many("depth", sources)).to(here)
-                    cameras = [opened.camera(j) for j in sources]
-                    srcs = Camera(torch.stack([c.K for c in cameras]), torch.stack([c.cam_from_world for c in cameras]))
-                    found = agreement(
-                        depth_ref,
-                        opened.camera(i).to(here),
-                        depths_src,
-                        srcs.to(here),
-                        reprojection_px=settings.reprojection_px,
-                        relative_depth_error=settings.relative_depth_error,
-                    )
-                    votes, first, second = moments(depth_ref, found)
-                else:
-                    votes = torch.zeros_like(depth_ref, dtype=torch.int64)
-                    first = second = torch.zeros_like(depth_ref)
                 needed = settings.least_votes or len(sources)
                 valid = validated(confidence, votes, threshold=settings.confidence, least_votes=needed)
                 confident += int((confidence > settings.confidence).sum())
                 agreeing += int((votes >= max(1, needed)).sum())
                 kept += int(valid.sum())
-                file.write(
+                write(
                     i,
                     valid=valid.cpu().numpy(),
                     votes=votes.clamp(max=255).cpu().numpy(),

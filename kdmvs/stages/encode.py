@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdmvs.config import EncodingSettings
+from kdmvs.stages.flow import ahead, behind
 from kdmvs.stages.inputs import check_parallel, check_same, describe
 from kdmvs.stages.keeping import unkept
+
+if TYPE_CHECKING:
+    from kdmvs.storage import ViewsFile
 
 
 def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], out: list[Path]) -> None:
@@ -33,15 +38,20 @@ def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], ou
                 for key in ("settings", "code")
             }
             labelled = 0
-            with storage.create(
-                out_path, kind="pseudo_label", views=maps.views, size=maps.size, attributes=attributes
-            ) as file:
-                for i in tqdm(range(maps.views), desc=f"encode {name}", unit="view", disable=None):
-                    votes, first, second, valid = (
-                        torch.from_numpy(found.read(key, i)) for key in ("votes", "first", "second", "valid")
-                    )
-                    own = torch.from_numpy(maps.read("depth", i))
+
+            def read(i: int, maps: ViewsFile = maps, found: ViewsFile = found) -> list[torch.Tensor]:
+                kept = [found.read(key, i) for key in ("votes", "first", "second", "valid")]
+                return [torch.from_numpy(values) for values in (maps.read("depth", i), *kept)]
+
+            with (
+                storage.create(
+                    out_path, kind="pseudo_label", views=maps.views, size=maps.size, attributes=attributes
+                ) as file,
+                behind(file.write) as write,
+            ):
+                views = tqdm(range(maps.views), desc=f"encode {name}", unit="view", disable=None)
+                for i, (own, votes, first, second, valid) in ahead(read, views):
                     label = fit(own, votes, first, second, valid, settings.relative_variance_floor)
                     labelled += int(label.valid.sum())
-                    file.write(i, mean=label.mean.numpy(), variance=label.variance.numpy(), valid=label.valid.numpy())
+                    write(i, mean=label.mean.numpy(), variance=label.variance.numpy(), valid=label.valid.numpy())
         print(f"encode {name}: {labelled} labelled pixels in {maps.views} views -> {out_path}")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kdmvs.scans import Scan
     from kdmvs.storage import ViewsFile
 
-KEPT_VIEWS = 16
-"""Views whose maps stay in memory, because neighbouring references ask for the same sources."""
+KEPT_DEPTHS, KEPT_CONFIDENCES = 32, 8
+"""Maps that stay in memory: neighbouring references ask for the same sources' depth."""
 
 
 def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list[Path]) -> None:
@@ -31,8 +31,8 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
     from tqdm import tqdm
 
     from kdmvs import device, storage
-    from kdmvs.formats.ply import write_ply
-    from kdmvs.fusion import fuse
+    from kdmvs.formats.ply import writing_ply
+    from kdmvs.fusion import fused
     from kdmvs.scans import Scan
 
     check_parallel(scan=scan, depth=depth, out=out)
@@ -41,15 +41,18 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
     for k in unkept("fuse", settings.canonical(), made_from, [[path] for path in out]):
         scan_path, depth_path, out_path = scan[k], depth[k], out[k]
         opened = Scan.open(scan_path)
-        with open_views_of(depth_path, opened, kind="depth") as maps:
+        made_by = storage.attributes_of(settings, opened.name, "kdmvs.stages.fuse")
+        comments, points = [f"kdmvs {name} {value}" for name, value in made_by.items()], 0
+        with open_views_of(depth_path, opened, kind="depth") as maps, writing_ply(out_path, comments) as append:
+            views = views_of(opened, maps, here)
             references = tqdm(range(len(opened)), desc=f"fuse {opened.name}", unit="view", disable=None)
             try:
-                cloud = fuse(views_of(opened, maps, here), references, **settings.model_dump())
+                for part in fused(views, references, **settings.model_dump()):
+                    append(part)
+                    points += len(part.points)
             except DataError as error:
                 raise DataError(f"scan {opened.name}, {depth_path}: {error}") from None
-        made_by = storage.attributes_of(settings, opened.name, "kdmvs.stages.fuse")
-        write_ply(out_path, cloud, [f"kdmvs {name} {value}" for name, value in made_by.items()])
-        print(f"fuse {opened.name}: {len(cloud.points)} points -> {out_path}")
+        print(f"fuse {opened.name}: {points} points -> {out_path}")
 
 
 def views_of(scan: Scan, maps: ViewsFile, device: torch.device) -> Views:
@@ -58,15 +61,19 @@ def views_of(scan: Scan, maps: ViewsFile, device: torch.device) -> Views:
 
     from kdmvs.fusion import Views
 
-    @lru_cache(KEPT_VIEWS)
-    def read(name: str, i: int) -> torch.Tensor:
-        return torch.from_numpy(maps.read(name, i)).to(device)
+    @lru_cache(KEPT_DEPTHS)
+    def depth(i: int) -> torch.Tensor:
+        return torch.from_numpy(maps.read("depth", i)).to(device)
+
+    @lru_cache(KEPT_CONFIDENCES)
+    def confidence(i: int) -> torch.Tensor:
+        return torch.from_numpy(maps.read("confidence", i)).to(device)
 
     return Views(
         count=len(scan),
         camera=lambda i: scan.camera(i).to(device),
-        depth=lambda i: read("depth", i),
-        confidence=lambda i: read("confidence", i),
-        image=lambda i: scan.image(i).to(device),
+        depth=depth,
+        confidence=confidence,
+        image=lambda i: scan.image(i, keep=False).to(device),
         neighbours=scan.neighbours,
     )

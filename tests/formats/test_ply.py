@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdmvs.errors import FormatError
-from kdmvs.formats.ply import read_ply, write_ply
+from kdmvs.formats.ply import read_ply, write_ply, writing_ply
 from kdmvs.types import PointCloud
 
 
@@ -75,3 +75,29 @@ def test_an_ascii_file_without_positions_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(FormatError, match="with x, y, z, found properties x, y"):
         read_ply(tmp_path / "cloud.ply")
+
+
+def test_a_cloud_written_part_by_part_is_the_cloud_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdmvs.formats.ply.POINTS_AT_ONCE", 4)
+    whole = cloud(13)
+    write_ply(tmp_path / "whole.ply", whole, ["kdmvs scan a"])
+    with writing_ply(tmp_path / "parts.ply", ["kdmvs scan a"]) as append:
+        for part in (slice(0, 5), slice(5, 5), slice(5, 13)):
+            append(PointCloud(whole.points[part], whole.normals[part], whole.colors[part]))
+    one, other = read_ply(tmp_path / "whole.ply"), read_ply(tmp_path / "parts.ply")
+    for name in ("points", "normals", "colors"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+        assert torch.equal(getattr(one, name), getattr(whole, name))
+
+
+def test_parts_of_different_fields_and_no_part_at_all_leave_no_file(tmp_path):
+    def write(*parts: PointCloud) -> None:
+        with writing_ply(tmp_path / "a.ply") as append:
+            for part in parts:
+                append(part)
+
+    with pytest.raises(ValueError, match="expected a cloud of"):
+        write(cloud(3), PointCloud(cloud(3).points))
+    with pytest.raises(ValueError, match="no cloud was given"):
+        write()
+    assert not list(tmp_path.iterdir())
