@@ -66,7 +66,7 @@ class PlaneSweep(nn.Module):
 
 @contextmanager
 def scan_of(views: int, kind: Literal["photographs", "synthetic"]) -> Iterator[Path]:
-    """A scan of 512 x 640 in a temporary folder: real photographs where the shared folder has them, or rendered ones."""
+    """A scan of 512 x 640 in a temporary folder: real photographs of the shared folder, or rendered ones."""
     with tempfile.TemporaryDirectory(prefix="kdmvs-bench") as name:
         folder = Path(name) / "scans" / kind
         if kind == "photographs":

@@ -3,9 +3,9 @@
 Every dataset is [v h w], v = the scan's view index, one chunk per view. File attributes: kind, format, scan, settings
 (canonical JSON), code (digest), and what a stage adds.
 
-Chunks are shuffled, compressed by Zstandard and summed (fletcher32, over the compressed bytes: Zstandard's filter has no
-check of its own). docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number
-32015) reads the files: in Python `import hdf5plugin` before `h5py.File`. Files of other filters are read as well.
+Chunks are shuffled, compressed by Zstandard and summed (fletcher32: Zstandard's filter has no check of its own).
+docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number 32015) reads the
+files: in Python `import hdf5plugin` before `h5py.File`. Files of other filters are read as well.
 """
 
 from __future__ import annotations
