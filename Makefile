@@ -3,7 +3,8 @@
 # make check  lint, format, types, import contract, workflow lint, tests
 # make slurm-test  the workflow on a Slurm that is started for it (root, Debian); installs the cluster executors
 # make fix    format everything, write the generated pages
-# make bench  what is fast, measured beside a plain reference      make graph  docs/rules.md
+# make bench  what is fast, measured beside a plain reference      make costs  docs/costs.md from it
+# make graph  docs/rules.md
 # make seeds  the demo and its control with three seeds, mean and spread
 # make photographs  the workflow on real photographs      make clean  drop results
 #
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs seeds setup test slurm-test check lint fix bench graph clean
+.PHONY: demo photographs seeds setup test slurm-test check lint fix bench costs graph clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
@@ -66,8 +67,13 @@ fix: $(STAMP)
 	$(BIN)/python -m kdmvs.config_page
 	$(BIN)/python -m kdmvs.rerun_page
 
+# All suites, or those named: make bench SUITES="labels storage"
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.dag
+	$(BIN)/python -m benchmarks $(SUITES)
+
+# docs/costs.md from what `make bench` measured.
+costs: $(STAMP)
+	$(BIN)/python -m benchmarks.costs
 
 # The picture of the rules in the documentation; a test compares it with the rules.
 graph: $(STAMP)

@@ -29,6 +29,13 @@ class MetricsLog:
         for name, value in values.items():
             self.board.add_scalar(f"{part}/{name}", value, step)
 
+    def time(self, step: int, waiting: float) -> None:
+        """The share of an epoch's time spent waiting for samples: an event, and no column of metrics.csv.
+
+        A training that was stopped and taken up again has the same metrics.csv, byte for byte, at another speed.
+        """
+        self.board.add_scalar("time/waiting_share", waiting, step)
+
     def has(self, step: int, part: str) -> bool:
         """Whether a row of a step is there, of `training` or of `validation`."""
         return any(int(row["step"]) == step and row["split"] == part for row in self.rows)

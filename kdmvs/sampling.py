@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdmvs.errors import KdmvsError
 from kdmvs.scans import Sample, collate
@@ -96,9 +99,44 @@ def collate_or_error(found: Sequence[Sample | KdmvsError]) -> Sample | KdmvsErro
     return error or collate([item for item in found if isinstance(item, Sample)])
 
 
-def batches(loader: Iterable[Sample | KdmvsError]) -> Iterator[Sample]:
-    """The batches of a loader; an error among them is raised here."""
-    for batch in loader:
-        if isinstance(batch, KdmvsError):
-            raise batch
-        yield batch
+AHEAD = 2
+"""Batches that a thread draws ahead; one alone would not even out a batch that takes longer than a step."""
+
+
+class Batches:
+    """The batches of a loader in its order; an error among them is raised where it is met.
+
+    A loader without processes is drawn from by a thread, while the batch before is worked on: decoding, reading HDF5
+    and copying let go of Python's lock. `waited_s` is how many seconds the caller has waited for batches so far.
+    """
+
+    def __init__(self, loader: DataLoader[Sample | KdmvsError]) -> None:
+        self.loader = loader
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Sample]:
+        drawn: Iterator[Sample | KdmvsError] = iter(
+            self.loader
+        )  # in this thread, since it takes a number of torch's random ones
+        if self.loader.num_workers == 0:
+            drawn = _drawn_ahead(drawn)
+        while True:
+            start = time.perf_counter()
+            batch = next(drawn, None)
+            self.waited_s += time.perf_counter() - start
+            if batch is None:
+                return
+            if isinstance(batch, KdmvsError):
+                raise batch
+            yield batch
+
+
+def _drawn_ahead(drawn: Iterator[Sample | KdmvsError]) -> Iterator[Sample | KdmvsError]:
+    with ThreadPoolExecutor(1, thread_name_prefix="kdmvs-loader") as thread:
+        coming = deque(thread.submit(next, drawn, None) for _ in range(AHEAD))
+        try:
+            while (batch := coming.popleft().result()) is not None:
+                coming.append(thread.submit(next, drawn, None))
+                yield batch
+        finally:
+            thread.shutdown(cancel_futures=True)

@@ -28,7 +28,7 @@ from kdmvs import device, ranks
 from kdmvs.errors import DataError, SettingsError, TrainingError
 from kdmvs.metrics import MetricsLog
 from kdmvs.progress import last_state, save_state
-from kdmvs.sampling import Chosen, Samples, Stream, batches, collate_or_error, split
+from kdmvs.sampling import Batches, Chosen, Samples, Stream, collate_or_error, split
 from kdmvs.scans import Sample
 
 Loss = Callable[[Any, Sample], dict[str, Tensor]]
@@ -107,7 +107,11 @@ def fit(
     precision = device.training_precision(schedule.precision, here)
     module = ranks.together(network, here)
     optimiser = torch.optim.Adam(
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.999)
+        network.parameters(),
+        lr=schedule.learning_rate,
+        weight_decay=schedule.weight_decay,
+        betas=(0.9, 0.999),
+        fused=True,
     )
     first = 0
     state = ranks.from_first(last_state(progress, label) if writes else None)
@@ -175,7 +179,8 @@ def fit(
         started = saved = time.monotonic()
         network.train()
         window: list[float] = []
-        for step, batch in enumerate(batches(loader), start=first):
+        batches, waited, begun = Batches(loader), 0.0, time.perf_counter()
+        for step, batch in enumerate(batches, start=first):
             batch = batch.to(here)
             for parameters in optimiser.param_groups:
                 parameters["lr"] = schedule.rate(step)
@@ -214,17 +219,20 @@ def fit(
             if stopping:
                 stop(done)
             if ends_epoch:
+                waiting = (batches.waited_s - waited) / (time.perf_counter() - begun)
+                if log is not None:
+                    log.time(done, waiting)
                 held = validate(done)
                 if bar.disable and writes:
                     print(
                         f"{label}: epoch {done // schedule.steps_per_epoch}/{schedule.epochs}  "
                         f"loss {sum(window) / len(window):.4f}"
                         + (f"  validation {held['loss']:.4f}" if held else "")
-                        + f"  {rate:.2f} steps/s  ends {ends}",
+                        + f"  {rate:.2f} steps/s, {waiting:.1%} waiting for samples  ends {ends}",
                         file=sys.stderr,
                         flush=True,
                     )
-                window = []
+                window, waited, begun = [], batches.waited_s, time.perf_counter()
     if log is not None:
         log.close()
     return {
@@ -309,7 +317,7 @@ def mean_loss(
     found: list[tuple[int, dict[str, float]]] = []
     stopped = False
     with ranks.alone():
-        for k, batch in zip(mine, batches(loader), strict=True):
+        for k, batch in zip(mine, Batches(loader), strict=True):
             batch = batch.to(here)
             with device.autocast(precision, here):
                 levels = network(batch.group)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
@@ -26,8 +26,9 @@ from kdmvs.formats.image import write_image, write_mask
 from kdmvs.formats.manifest import write_manifest
 from kdmvs.formats.pair import write_pair
 from kdmvs.formats.pfm import write_pfm
-from kdmvs.formats.ply import write_ply
-from kdmvs.types import PointCloud
+
+if TYPE_CHECKING:
+    from kdmvs.types import PointCloud
 
 SIDE_MULTIPLE = 32
 """Networks halve an image five times."""
@@ -99,6 +100,8 @@ class LayoutWriter:
 
     def add_reference(self, cloud: PointCloud) -> None:
         """Write the reference cloud, in the scan's unit and world frame."""
+        from kdmvs.formats.ply import write_ply  # imports torch, which takes longer than to write a scan
+
         self._reference = "reference.ply"
         write_ply(self.folder / self._reference, cloud)
 

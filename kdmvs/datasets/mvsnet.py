@@ -21,7 +21,6 @@ from kdmvs.formats.cam import DepthLine, read_cam
 from kdmvs.formats.image import SUFFIXES, read_image, read_mask
 from kdmvs.formats.pair import read_pair
 from kdmvs.formats.pfm import read_pfm
-from kdmvs.formats.ply import read_ply
 
 CAMERA_NAME = re.compile(r"(\d+)_cam\.txt")
 CENTRAL_SHARE = (0.1, 0.9)
@@ -155,6 +154,8 @@ def convert(
                 source=images[i].name,
             )
         if (origin / "reference.ply").exists():
+            from kdmvs.formats.ply import read_ply  # imports torch, which takes longer than to write a scan
+
             out.add_reference(read_ply(origin / "reference.ply"))
 
 
