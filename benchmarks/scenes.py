@@ -1,4 +1,4 @@
-"""What the suites measure on: a bumpy surface seen by a grid of cameras, with noise and holes; groups of smooth images."""
+"""What the suites measure on: a bumpy surface with noise and holes; groups of smooth images."""
 
 from __future__ import annotations
 

@@ -182,8 +182,8 @@ def test_a_teacher_started_on_two_ranks_takes_the_step_of_one_rank(scan, tmp_pat
     one, two = metrics_of(tmp_path / "1"), metrics_of(tmp_path / "2")
     assert len(one) == len(two) == 1
     for name in one[0].keys() - {"split"}:
-        # One step's loss in float32. Its gradient is only as good as float32 samples images: over six seeds its distance
-        # from float64's is up to 3 % of its norm, because |.| and ReLU have kinks; float64 is compared above.
+        # One step in float32, whose gradient was up to 3 % of its norm away from float64's over six seeds, because
+        # |.| and ReLU have kinks; float64 is compared above.
         rel = 5e-2 if name == "gradient_norm" else 1e-5
         assert float(two[0][name]) == pytest.approx(float(one[0][name]), rel=rel), name
     names = [list(checkpoints.read(tmp_path / count / "checkpoint.pt")["model"]) for count in "12"]
