@@ -8,6 +8,7 @@ The plain one has the same stages and files and nothing else: one job per scan, 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.costs import jobs
 from benchmarks.measure import Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,21 +85,23 @@ sys.exit(done.returncode)
 
 @dataclass(frozen=True)
 class Planned:
-    """One plan: seconds of CPU time and of the wall clock, and peak memory in MiB."""
+    """One plan: seconds of CPU time and of the wall clock, peak memory in MiB, and the number of its jobs."""
 
     cpu_s: float
     wall_s: float
     peak_mib: float
+    jobs: int
 
 
 def plan(folder: Path, *arguments: str) -> Planned:
     """Plan in a folder and measure the process. Quietly: to print every job and its reason takes as long again."""
-    command = [sys.executable, "-m", "snakemake", "-n", "-q", "--cores", "8", *arguments]
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "reason", "--cores", "8", *arguments]
     done = subprocess.run([sys.executable, "-c", MEASURE, *command], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout[-2000:])
     cpu, wall, peak = map(float, done.stdout.splitlines()[-1].split()[1:])
-    return Planned(cpu, wall, peak)
+    total = re.search(r"^total +(\d+)", done.stdout, re.MULTILINE)
+    return Planned(cpu, wall, peak, int(total[1]) if total else 0)
 
 
 def photographs(folder: Path, names: list[str]) -> dict[str, str]:
@@ -168,10 +172,18 @@ def rows(cases: Sequence[tuple[int, int, int, str]] = CASES) -> Iterator[Row]:
             more={
                 "CPU s": mine.cpu_s,
                 "plain CPU s": reference.cpu_s,
+                "jobs": mine.jobs,
+                "jobs of docs/costs.md's formula": counted(training, evaluation, scans_per_job),
                 "MiB": mine.peak_mib,
                 "plain MiB": reference.peak_mib,
             },
         )
+
+
+def counted(training: int, evaluation: int, scans_per_job: int) -> int:
+    """The jobs that benchmarks/costs.py counts for the same run, and `all`."""
+    names = [f"scan{i}" for i in range(training)]
+    return jobs(names, names[:evaluation], rounds=ROUNDS, scans_per_job=scans_per_job).total() + 1
 
 
 def main() -> None:
