@@ -132,11 +132,13 @@ class Batches:
 
 
 def _drawn_ahead(drawn: Iterator[Sample | KdmvsError]) -> Iterator[Sample | KdmvsError]:
-    with ThreadPoolExecutor(1, thread_name_prefix="kdmvs-loader") as thread:
-        coming = deque(thread.submit(next, drawn, None) for _ in range(AHEAD))
-        try:
-            while (batch := coming.popleft().result()) is not None:
-                coming.append(thread.submit(next, drawn, None))
-                yield batch
-        finally:
-            thread.shutdown(cancel_futures=True)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="kdmvs-loader")
+    coming = deque(thread.submit(next, drawn, None) for _ in range(AHEAD))
+    try:
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, drawn, None))
+            yield batch
+    finally:
+        # Without waiting: what a failed training leaves is closed by the garbage collector, in whatever thread it runs
+        # (this one, too) and whatever lock that holds.
+        thread.shutdown(wait=False, cancel_futures=True)

@@ -132,6 +132,44 @@ def test_help_and_argument_errors_import_nothing_that_computes():
     assert done.returncode == 0, done.stderr
 
 
+NO_TORCH = """
+import json
+import sys
+from pathlib import Path
+import numpy as np
+from kdmvs import cli
+from kdmvs.formats.cam import write_cam
+from kdmvs.formats.image import write_image
+from kdmvs.formats.pair import write_pair
+
+origin = Path("data/scan")
+K = np.array([[64.0, 0, 31.5], [0, 64.0, 31.5], [0, 0, 1]])
+for i in range(2):
+    write_image(origin / f"images/{i:08d}.png", np.full((70, 64, 3), 100 + i, np.uint8))
+    write_cam(origin / f"cams/{i:08d}_cam.txt", K, np.eye(4), 1.0, 2.0)
+write_pair(origin / "pair.txt", {0: [(1, 1.0)], 1: [(0, 1.0)]})
+Path("metrics.csv").write_text("step,epoch,split,loss\\n1,0,training,0.5\\n2,0,training,0.4\\n")
+Path("e/teacher/evaluation").mkdir(parents=True)
+scores = {"scan": "scan", "cloud": {"overall": 1.0}, "depth": None}
+Path("e/teacher/evaluation/scan.json").write_text(json.dumps(scores))
+for call in (
+    'prepare --settings {"kind":"mvsnet","root":"data"} --name scan --out out/scan.json',
+    "curves --metrics metrics.csv --model teacher --out curves.png",
+    "summarise --experiment e --evaluation e/teacher/evaluation/scan.json --out summary.csv --per-scan per_scan.csv",
+    "compare --variant e --changes nothing --summary summary.csv --out comparison.csv",
+    "show .",
+):
+    code = cli.main(call.split())
+    assert code == 0, call
+    assert "torch" not in sys.modules, call
+"""
+
+
+def test_stages_that_compute_nothing_with_torch_do_not_wait_for_it(tmp_path):
+    done = subprocess.run([sys.executable, "-c", NO_TORCH], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_show_of_several_experiments_prints_mean_and_spread(tmp_path, capsys):
     for seed, value in enumerate((1.0, 2.0, 6.0)):
         (tmp_path / f"seed{seed}").mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -22,7 +21,6 @@ END_WITHIN = 65536
 CACHE_BYTES = 128 * 2**20
 """Decoded images that a process keeps; hundreds of views of many scans would not fit."""
 _cache: OrderedDict[tuple[Path, int, int], np.ndarray] = OrderedDict()
-_cache_lock = threading.Lock()
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -47,17 +45,15 @@ def read_image_cached(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
     key = (path, stat.st_mtime_ns, stat.st_size)
-    with _cache_lock:
-        if key in _cache:
-            _cache.move_to_end(key)
-            return _cache[key]
-    image = read_image(path)
-    image.flags.writeable = False
-    with _cache_lock:  # not while decoding: a thread loads the next batch while a validation reads its own
-        _cache[key] = image
-        total = sum(kept.nbytes for kept in _cache.values())
-        while total > CACHE_BYTES and len(_cache) > 1:
-            total -= _cache.popitem(last=False)[1].nbytes
+    # A thread may load the next batch while another reads: each line alone is safe, and no lock can outlive a fork.
+    image = _cache.pop(key, None)
+    if image is None:
+        image = read_image(path)
+        image.flags.writeable = False
+    _cache[key] = image
+    total = sum(kept.nbytes for kept in list(_cache.values()))
+    while total > CACHE_BYTES and len(_cache) > 1:
+        total -= _cache.popitem(last=False)[1].nbytes
     return image
 
 
