@@ -74,7 +74,6 @@ def _stages() -> Iterator[Row]:
         yield Row(
             f"start of {stage} over import torch",
             ours / torch_s,
-            target=0.5 if stage.startswith(("prepare", "curves", "summarise")) else 1.5,
             better="lower",
             ours=ours,
             reference=torch_s,
@@ -106,7 +105,6 @@ def _jobs() -> Iterator[Row]:
     yield Row(
         "a job of the workflow (check) before its work, over import torch",
         per_job["ours"] / max(1e-3, per_job["import torch"]),
-        target=1.5,
         better="lower",
         ours=per_job["ours"],
         reference=per_job["import torch"],
