@@ -18,7 +18,7 @@ from benchmarks.measure import ROOT, Row, interleaved
 
 HELP_S = 0.5
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-JOBS = 8
+JOBS = 4
 """Jobs of the small workflow whose share of the time is measured."""
 
 WORKFLOW = """
@@ -70,7 +70,7 @@ def _stages() -> Iterator[Row]:
     }
     for stage, modules in imports.items():
         code = f"import kdmvs.cli, kdmvs.config, kdmvs.stages.keeping, {modules}"
-        ours, torch_s = interleaved(python("-c", code), python("-c", "import torch"), repeats=3)
+        ours, torch_s = interleaved(python("-c", code), python("-c", "import torch"), repeats=2)
         yield Row(
             f"start of {stage} over import torch",
             ours / torch_s,
