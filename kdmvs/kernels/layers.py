@@ -374,17 +374,91 @@ def _one_channel(a, b, weight, out, first_row, last_row):
         out[d, y, width - 1] = _sum(before)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+@no_type_check
+def _one_channel_gradient(a, b, weight, dy, ds, sums, first_row, last_row):
+    """Of one sample: ds [d h w c], the gradient of a and of b, and of the weight sums [rows 27 c], a part from each row."""
+    depth, height, width, channels = a.shape
+    step = u8(channels)
+    first, second, taps = a.reshape(a.size), b.reshape(b.size), weight.reshape(weight.size)
+    incoming, there, parts = dy.reshape(dy.size), ds.reshape(ds.size), sums.reshape(sums.size)
+    rows, weights = np.empty(9, np.int64), np.empty(9, u8)
+    for row in range(first_row, last_row):
+        d, y = row // height, row % height
+        part = u8(row) * u8(27) * step
+        nothing = _times(_load(taps, u8(0)), f4(0))
+        for k in range(0, 27 * channels, LANES):
+            _store(parts, part + u8(k), nothing)
+        found = 0
+        for i in range(3):
+            for j in range(3):
+                if 0 <= d + 1 - i < depth and 0 <= y + 1 - j < height:
+                    rows[found] = ((d + 1 - i) * height + y + 1 - j) * width
+                    weights[found] = u8((i * 3 + j) * 3 * channels)
+                    found += 1
+        for x in range(width):
+            for block in range(0, channels, LANES):
+                k = u8(block)
+                at = u8(row * width + x) * step + k
+                both = _plus(_load(first, at), _load(second, at))
+                left, middle, right = nothing, nothing, nothing
+                for m in range(found):
+                    place, tap = rows[m] + x, weights[m] + k
+                    if x + 1 < width:
+                        change = incoming[place + 1]
+                        left = _plus(left, _times(_load(taps, tap), change))
+                        _store(parts, part + tap, _plus(_load(parts, part + tap), _times(both, change)))
+                    change, tap = incoming[place], tap + step
+                    middle = _plus(middle, _times(_load(taps, tap), change))
+                    _store(parts, part + tap, _plus(_load(parts, part + tap), _times(both, change)))
+                    if x > 0:
+                        change, tap = incoming[place - 1], tap + step
+                        right = _plus(right, _times(_load(taps, tap), change))
+                        _store(parts, part + tap, _plus(_load(parts, part + tap), _times(both, change)))
+                _store(there, at, _plus(_plus(left, middle), right))
+
+
+class _OneChannel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b, weight)
+        first, second, taps = _channels_last(a), _channels_last(b), _taps(weight)
+        out = torch.empty(first.shape[:4])
+        for sample in range(len(first)):
+            ours = (first[sample].numpy(), second[sample].numpy(), taps, out[sample].numpy())
+            rows = out.shape[1] * out.shape[2]
+            in_bands(lambda start, stop, ours=ours: _one_channel(*ours, start, stop), rows)  # type: ignore[misc]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        a, b, weight = ctx.saved_tensors
+        first, second, taps = _channels_last(a), _channels_last(b), _taps(weight)
+        dy, ds = gradients[0].contiguous(), torch.empty_like(first)
+        rows, of_weight = first.shape[1] * first.shape[2], np.zeros(taps.size)
+        for sample in range(len(first)):
+            sums = np.empty((rows, taps.size), dtype=f4)
+            ours = (*(x[sample].numpy() for x in (first, second)), taps, dy[sample].numpy(), ds[sample].numpy(), sums)
+            in_bands(lambda start, stop, ours=ours: _one_channel_gradient(*ours, start, stop), rows)  # type: ignore[misc]
+            of_weight += sums.sum(axis=0, dtype=f8)
+        both = ds.permute(0, 4, 1, 2, 3)
+        dweight = torch.from_numpy(of_weight.astype(f4).reshape(taps.shape)).permute(3, 0, 1, 2)[None]
+        return both, both, dweight.contiguous()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.detach().permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _taps(weight: Tensor) -> np.ndarray:
+    return np.asarray(weight.detach()[0].permute(1, 2, 3, 0).contiguous().numpy())
+
+
 def to_one_channel(
     a: Float[Tensor, "b c d h w"], b: Float[Tensor, "b c d h w"], weight: Float[Tensor, "1 c 3 3 3"]
 ) -> Float[Tensor, "b d h w"]:
-    """`conv3d(a + b, weight, padding=1)`, float32 on a CPU, c a multiple of LANES; nothing is kept for a gradient."""
-    first, second = (x.detach().permute(0, 2, 3, 4, 1).contiguous() for x in (a, b))
-    taps = weight.detach()[0].permute(1, 2, 3, 0).contiguous().numpy()
-    out = torch.empty(first.shape[:4])
-    for sample in range(len(first)):
-        ours = (first[sample].numpy(), second[sample].numpy(), taps, out[sample].numpy())
-        in_bands(lambda start, stop, ours=ours: _one_channel(*ours, start, stop), out.shape[1] * out.shape[2])  # type: ignore[misc]
-    return out
+    """`conv3d(a + b, weight, padding=1)`, float32 on a CPU, c a multiple of LANES; the sum is never kept."""
+    return _OneChannel.apply(a, b, weight)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

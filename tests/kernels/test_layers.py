@@ -83,12 +83,19 @@ def test_no_gradient_reaches_the_hypotheses():
 
 @pytest.mark.parametrize("size", [(3, 5, 7), (1, 1, 1), (2, 4, 1)])
 @pytest.mark.parametrize("channels", [8, 16])
-def test_the_last_convolution_takes_skip_and_volume_in_one(size, channels):
+def test_the_last_convolution_takes_skip_and_volume_in_one_forward_and_backward(size, channels):
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn((2, channels, *size), generator=generator) for _ in "ab")
-    weight = torch.randn((1, channels, 3, 3, 3), generator=generator)
-    expected = nn.functional.conv3d((a + b).double(), weight.double(), padding=1)[:, 0]
-    torch.testing.assert_close(to_one_channel(a, b, weight).double(), expected, rtol=1e-5, atol=1e-4)
+    a, b = (torch.randn((2, channels, *size), generator=generator).requires_grad_() for _ in "ab")
+    weight = torch.randn((1, channels, 3, 3, 3), generator=generator).requires_grad_()
+    exact = [x.detach().double().requires_grad_() for x in (a, b, weight)]
+    y = to_one_channel(a, b, weight)
+    expected = nn.functional.conv3d(exact[0] + exact[1], exact[2], padding=1)[:, 0]
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
+    weights = torch.randn(y.shape, generator=generator)
+    (y * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    for found, right in zip((a, b, weight), exact, strict=True):
+        torch.testing.assert_close(found.grad.double(), right.grad, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 3, 17, 29), (3, 16, 30, 41)])
