@@ -377,7 +377,7 @@ def _one_channel(a, b, weight, out, first_row, last_row):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 @no_type_check
 def _one_channel_gradient(a, b, weight, dy, ds, sums, first_row, last_row):
-    """Of one sample: ds [d h w c], the gradient of a and of b, and of the weight sums [rows 27 c], a part from each row."""
+    """Of one sample: ds [d h w c], the gradient of a and of b; sums [rows 27 c], each row's part of the weight's."""
     depth, height, width, channels = a.shape
     step = u8(channels)
     first, second, taps = a.reshape(a.size), b.reshape(b.size), weight.reshape(weight.size)
