@@ -115,9 +115,7 @@ class Batches:
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Sample]:
-        drawn: Iterator[Sample | KdmvsError] = iter(
-            self.loader
-        )  # in this thread, since it takes a number of torch's random ones
+        drawn: Iterator[Sample | KdmvsError] = iter(self.loader)  # takes one of torch's random numbers: in this thread
         if self.loader.num_workers == 0:
             drawn = _drawn_ahead(drawn)
         while True:

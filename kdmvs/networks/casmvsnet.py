@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdmvs.errors import DataError
 from kdmvs.networks.cost_volume import CostRegulariser, variance_volume
 from kdmvs.networks.feature_pyramid import FeaturePyramid
-from kdmvs.types import LevelOutput, ReadOut, ViewGroup
+from kdmvs.types import Camera, LevelOutput, ReadOut, ViewGroup
 
 PIXELS_AT_ONCE = 2**19
 """Of images whose features are computed together at inference; a pixel takes about half a kilobyte while they are."""
@@ -65,13 +65,19 @@ class CasMVSNet(nn.Module):
                 hypotheses = narrowed_hypotheses(
                     centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
                 )
-            regulariser = self.cost_regularization[level]
-            assert isinstance(regulariser, CostRegulariser)
-            begun = regulariser.begin(variance_volume(features, group.cameras.strided(stride), hypotheses))
-            logits = regulariser.finish(begun).float()
-            del begun
+            logits = self._regularised(level, features, group.cameras.strided(stride), hypotheses).float()
             levels.append(LevelOutput(hypotheses, logits, features))
         return tuple(levels)
+
+    def _regularised(
+        self, level: int, features: Float[Tensor, "b v c h w"], cameras: Camera, hypotheses: Float[Tensor, "b d h w"]
+    ) -> Float[Tensor, "b d h w"]:
+        """The logits of a level. In two steps at inference, so that the cost volume is gone before the second."""
+        regulariser = self.cost_regularization[level]
+        assert isinstance(regulariser, CostRegulariser)
+        if torch.is_grad_enabled():
+            return regulariser(variance_volume(features, cameras, hypotheses))
+        return regulariser.finish(regulariser.begin(variance_volume(features, cameras, hypotheses)))
 
     def _features(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _c _h _w"], ...]:
         """The pyramid of all images; where nothing is learned, of a few at a time, so that large ones fit."""
