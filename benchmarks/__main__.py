@@ -11,11 +11,12 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import limits
+from benchmarks.measure import Row, limits
 
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
@@ -42,16 +43,26 @@ def main(names: list[str]) -> int:
     for name in names or SUITES:
         kept[name] = []
         print(f"## {name}: {SUITES[name]}", flush=True)
-        for row in importlib.import_module(f"benchmarks.{name}").rows():
+        for row in _rows(name):
             found = {**row.as_json(), "suite": name, "measured": time.strftime("%Y-%m-%d %H:%M")}
             kept[name].append(found)
             print(_line(found), flush=True)
-        rows = kept_rows(kept)
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-        (RESULTS / "latest.md").write_text(page(rows))
+            rows = kept_rows(kept)
+            path.write_text(json.dumps(rows, indent=1) + "\n")
+            (RESULTS / "latest.md").write_text(page(rows))
     missed = [row["name"] for row in kept_rows(kept) if row["met"] is False]
     print(f"\n{len(missed)} targets missed" + (": " + "; ".join(missed) if missed else ""))
-    return 0
+    failed = [row["name"] for row in kept_rows(kept) if row["name"].endswith(": FAILED")]
+    return 1 if failed else 0
+
+
+def _rows(name: str) -> Iterator[Row]:
+    """The rows of a suite; where it fails, one more that says so, and the other suites go on."""
+    try:
+        yield from importlib.import_module(f"benchmarks.{name}").rows()
+    except Exception as error:
+        traceback.print_exc()
+        yield Row(f"{name}: FAILED", None, note=" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def kept_rows(kept: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -334,7 +334,7 @@ def label_of(group: ViewGroup) -> PseudoLabel:
 
 def training_step(network: nn.Module, group: ViewGroup, stage: str, precision: str, reference: bool) -> Work:
     """As `kdmvs.training.fit` does it: one step of Adam with the gradient clipped."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=not reference)
     label = label_of(group)
     here = group.images.device
 

@@ -106,6 +106,7 @@ def _with_files(folder: Path) -> Iterator[Row]:
     yield Row(
         "check and encode the same scan from file to file",
         theirs_s / mine_s,
+        target=6,
         ours=mine_s,
         reference=theirs_s,
         note="ours is the two stages with their compressed files (the agreement is written and read again), the "

@@ -118,6 +118,7 @@ def fit(
     if state is not None:
         network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimizer"])
+        lay_as_parameters(optimiser)
         torch.set_rng_state(state["random"])
         first = int(state["step"])
         if writes:
@@ -240,6 +241,18 @@ def fit(
         "epoch": schedule.epochs,
         "model": {name: value.cpu().contiguous() for name, value in network.state_dict().items()},
     }
+
+
+def lay_as_parameters(optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser's moments the memory layout of their parameters.
+
+    Fused Adam goes through memory and not by strides, and a state saved on a GPU, where the weights of convolutions lie
+    channels-last, keeps that layout on a CPU.
+    """
+    for parameter, kept in optimiser.state.items():
+        for name, value in kept.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.dim():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def save_every_s() -> float:

@@ -17,7 +17,7 @@ from kdmvs import checkpoints, training
 from kdmvs.errors import DataError, FormatError, SettingsError, TrainingError
 from kdmvs.sampling import Chosen, Stream, split
 from kdmvs.scans import Sample
-from kdmvs.training import Schedule, fit
+from kdmvs.training import Schedule, fit, lay_as_parameters
 from kdmvs.types import Camera, ViewGroup
 
 
@@ -284,3 +284,23 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     with pytest.raises(FormatError, match="plain values"):
         checkpoints.read(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_moments_saved_in_another_memory_layout_take_the_same_step():
+    """A state of a GPU, whose convolutions lie channels-last, is gone on with on a CPU; fused Adam ignores strides."""
+    steps = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = torch.nn.Parameter(torch.arange(4 * 3 * 3 * 3, dtype=torch.float32).reshape(4, 3, 3, 3) / 100)
+        optimiser = torch.optim.Adam([weight], lr=0.1, fused=True)
+        weight.grad = weight.detach() ** 2
+        optimiser.step()
+        state = optimiser.state_dict()
+        for name in ("exp_avg", "exp_avg_sq"):
+            state["state"][0][name] = state["state"][0][name].contiguous(memory_format=layout)
+        resumed = torch.optim.Adam([weight], lr=0.1, fused=True)
+        resumed.load_state_dict(state)
+        lay_as_parameters(resumed)
+        weight.grad = weight.detach().cos()
+        resumed.step()
+        steps.append(weight.detach().clone())
+    assert torch.equal(*steps)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -167,7 +168,7 @@ def thin_by_tree(
     for start in range(0, len(points), QUERIES_AT_ONCE):
         chosen = order[start : start + QUERIES_AT_ONCE]
         chosen = chosen[alive[chosen]]
-        balls = tree.query_ball_point(points[chosen], radius, workers=-1, return_sorted=False)
+        balls = tree.query_ball_point(points[chosen], radius, workers=torch.get_num_threads(), return_sorted=False)
         for point, ball in zip(chosen, balls, strict=True):
             if alive[point]:
                 alive[ball] = False
@@ -184,7 +185,7 @@ def distances(
     is found among the cubes around a point, the rest in a tree.
     """
     if spacing is None:
-        return np.asarray(cKDTree(others).query(points, workers=-1)[0])
+        return np.asarray(cKDTree(others).query(points, workers=torch.get_num_threads())[0])
     from kdmvs.kernels.neighbours import nearest
 
     side = CUBE_SPACINGS * spacing
@@ -210,7 +211,7 @@ def distances(
     far = np.concatenate((within[np.isinf(told)], np.flatnonzero(outside)))
     if len(far):
         tree = cKDTree(sorted_others, balanced_tree=False, compact_nodes=False)
-        found[far] = tree.query(points[far], workers=-1)[0]
+        found[far] = tree.query(points[far], workers=torch.get_num_threads())[0]
     return found
 
 
@@ -235,7 +236,7 @@ def median_spacing(points: Float[np.ndarray, "n 3"]) -> float:
     if len(points) < 2:
         return 0.0
     some = points[:: -(-len(points) // SPACING_SAMPLES)]
-    nearest_two = np.asarray(cKDTree(points).query(some, k=2, workers=-1)[0])
+    nearest_two = np.asarray(cKDTree(points).query(some, k=2, workers=torch.get_num_threads())[0])
     return float(np.median(nearest_two[:, 1]))
 
 

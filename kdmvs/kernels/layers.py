@@ -31,8 +31,9 @@ from kdmvs.parallel import in_bands
 
 LANES = 8
 """Channels handled at once; other numbers of channels are filled up with zeros, whose variance is zero."""
-LARGEST_BANDS = 8
-"""Bands of the backward pass at most: each but the first holds a gradient of the source features of its own."""
+LARGEST_COPIES = 2**28
+"""Bytes of gradients of source features that the backward pass holds at most, beside the one that it returns: one for
+each thread but the first."""
 
 BLOCK = 1024
 """Pixels whose sums are formed in float32."""
@@ -234,8 +235,8 @@ def _forward(features, A, t, hypotheses, out, first_row, last_row):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 @no_type_check
-def _backward(features, A, t, hypotheses, gradient, of_ref, of_sources, first_row, last_row):
-    """Adds to of_ref [h w c] and of_sources [v h w c], whose first view stays as it is; gradient [d h w c].
+def _backward(features, A, t, hypotheses, gradient, of_ref, of_sources, left_out, first_row, last_row):
+    """Adds to of_ref [h w c] and of_sources, [v h w c] without its first `left_out` elements; gradient [d h w c].
 
     d variance / d x_i = 2 / v (x_i - mean), whatever the view.
     """
@@ -265,7 +266,7 @@ def _backward(features, A, t, hypotheses, gradient, of_ref, of_sources, first_ro
                     for m in range(found):
                         change = _times(slope, _minus(_load(values, u8(m * LANES)), mean))
                         for corner in range(4):
-                            at = places[m, corner] + k
+                            at = places[m, corner] + k - u8(left_out)
                             _store(sources, at, _plus(_load(sources, at), _times(change, weights[m, corner])))
 
 
@@ -280,7 +281,7 @@ class _Variance(torch.autograd.Function):
         ctx.save_for_backward(layout, rotation, translation, hypotheses)
         ctx.channels = features.shape[2]
         batch, _, height, width, channels = layout.shape
-        out = torch.empty((batch, hypotheses.shape[1], height, width, channels))
+        out = torch.empty((batch, hypotheses.shape[1], height, width, channels), dtype=torch.float32)
         arrays = [x.numpy() for x in (layout, rotation, translation, hypotheses, out)]
         for sample in range(batch):
             ours = [x[sample] for x in arrays]
@@ -293,8 +294,8 @@ class _Variance(torch.autograd.Function):
         batch, height = len(layout), layout.shape[2]
         gradient = _filled(gradients[0].permute(0, 2, 3, 4, 1))
         of_features = torch.zeros_like(layout)
-        bands = max(1, min(LARGEST_BANDS, torch.get_num_threads(), height))
-        own = torch.zeros((bands - 1, *layout.shape[1:]))
+        bands = max(1, min(1 + LARGEST_COPIES // layout[0, 1:].nbytes, torch.get_num_threads(), height))
+        own = torch.zeros((bands - 1, *layout[0, 1:].shape), dtype=torch.float32)
         edges = [height * band // bands for band in range(bands + 1)]
         for sample in range(batch):
             arrays = [x[sample].numpy() for x in (layout, rotation, translation, hypotheses, gradient)]
@@ -302,12 +303,12 @@ class _Variance(torch.autograd.Function):
 
             def work(first: int, last: int, arrays: Any = arrays, of_ref: Any = of_ref, sample: int = sample) -> None:
                 for band in range(first, last):
-                    of_sources = (own[band - 1] if band else of_features[sample]).numpy()
-                    _backward(*arrays, of_ref, of_sources, edges[band], edges[band + 1])
+                    of_sources = (own[band - 1] if band else of_features[sample, 1:]).numpy()
+                    _backward(*arrays, of_ref, of_sources, of_ref.size, edges[band], edges[band + 1])
 
             in_bands(work, bands)
             for band in range(bands - 1):
-                of_features[sample, 1:] += own[band, 1:]
+                of_features[sample, 1:] += own[band]
             own.zero_()
         return of_features[..., : ctx.channels].permute(0, 1, 4, 2, 3), None, None, None
 
@@ -325,6 +326,9 @@ def variance(
         rotation, translation: of every source, as `geometry.relative_projection` gives them: a reference pixel at
             depth z is seen at the homogeneous pixel rotation [u, v, 1] z + translation.
         hypotheses: depths; no gradient flows into them.
+
+    The volume is the same for any number of threads; the order in which its gradient is summed, and so its rounding,
+    follows their number.
     """
     return _Variance.apply(features, rotation.contiguous(), translation.contiguous(), hypotheses.contiguous())
 
@@ -423,7 +427,7 @@ class _OneChannel(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(a, b, weight)
         first, second, taps = _channels_last(a), _channels_last(b), _taps(weight)
-        out = torch.empty(first.shape[:4])
+        out = torch.empty(first.shape[:4], dtype=torch.float32)
         for sample in range(len(first)):
             ours = (first[sample].numpy(), second[sample].numpy(), taps, out[sample].numpy())
             rows = out.shape[1] * out.shape[2]

@@ -72,10 +72,10 @@ class CasMVSNet(nn.Module):
     def _regularised(
         self, level: int, features: Float[Tensor, "b v c h w"], cameras: Camera, hypotheses: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b d h w"]:
-        """The logits of a level. In two steps at inference, so that the cost volume is gone before the second."""
+        """The logits of a level. At inference on a CPU in two steps, so that the volume is gone before the second."""
         regulariser = self.cost_regularization[level]
         assert isinstance(regulariser, CostRegulariser)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or features.device.type != "cpu":
             return regulariser(variance_volume(features, cameras, hypotheses))
         return regulariser.finish(regulariser.begin(variance_volume(features, cameras, hypotheses)))
 

@@ -36,7 +36,7 @@ def variance_volume(
 
             rotation, translation = relative_projection(cameras[:, :1], cameras[:, 1:])
             return layers.variance(features.float(), rotation, translation, depth)
-        if here == "cuda" and os.environ.get("KDMVS_TRITON") != "0" and find_spec("triton") is not None:
+        if here == "cuda" and os.environ.get("KDMVS_TRITON", "1") != "0" and find_spec("triton") is not None:
             from kdmvs.kernels import sweep_triton
 
             rotation, translation = relative_projection(cameras[:, :1], cameras[:, 1:])

@@ -20,9 +20,16 @@ ONEDNN_FROM = 20480
 
 
 def onednn_serves(x: Tensor) -> bool:
-    """Whether a float32 or bfloat16 tensor is to be convolved by oneDNN: on a CPU, where this torch has it."""
-    here = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return here and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    """Whether oneDNN is to convolve a tensor in its type, or autocast's: on a CPU, where this torch and CPU can."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    dtype = _arithmetic(x)
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+def _arithmetic(x: Tensor) -> torch.dtype:
+    """The type that a convolution of x is done in on a CPU."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 class _Convolution3d(torch.autograd.Function):
@@ -194,7 +201,7 @@ class _Block(nn.Module):
         assert bn.running_mean is not None and bn.running_var is not None
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         bias = bn.bias - bn.running_mean * scale
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        dtype = _arithmetic(x)
         with torch.autocast("cpu", enabled=False):
             x = x.to(dtype)
             if isinstance(conv, nn.ConvTranspose3d):

@@ -5,6 +5,7 @@ Triton reads TRITON_INTERPRET when it is imported, and this process may have imp
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import multiprocessing
 import os
@@ -41,6 +42,9 @@ def missing() -> str | None:
     """Why the kernels cannot run here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (it comes with torch for GPUs; there is none for macOS)"
+    version = importlib.metadata.version("triton")
+    if not torch.cuda.is_available() and tuple(map(int, version.split(".")[:2])) < (3, 9):
+        return f"Triton {version} is here, whose interpreter fails with this NumPy; it takes 3.9"
     return None
 
 

@@ -97,3 +97,14 @@ def test_layers_are_torch_s_own_on_what_onednn_does_not_serve():
     layer = Conv3d(8, 8).double()
     x = torch.randn((1, 8, 4, 6, 6), dtype=torch.float64)
     assert torch.equal(layer(x), nn.functional.conv3d(x, layer.weight, None, 1, 1))
+
+
+def test_bfloat16_is_left_to_torch_where_onednn_has_none_for_this_cpu(monkeypatch):
+    """There oneDNN's own operation ends in an error; torch has another path."""
+    x = torch.randn(1, 8, 4, 8, 8)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda supported=supported: supported)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layers.onednn_serves(x) is supported
+        assert layers.onednn_serves(x)
+        assert layers.onednn_serves(x.bfloat16()) is supported

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
-from benchmarks.costs import Job, jobs, makespan, page
+from benchmarks.costs import PAGE, Job, jobs, makespan, page
+from benchmarks.measure import ROOT
 from tests.workflow.conftest import TINY
 
 
@@ -45,3 +47,9 @@ def test_a_schedule_waits_for_what_it_needs_and_for_a_free_gpu(gpus, hours):
 
 def test_the_page_can_be_written_before_anything_was_measured():
     assert "not measured" in page([])
+
+
+def test_the_page_in_docs_is_that_of_the_committed_measurements():
+    """`make costs` writes it."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
+    assert PAGE.read_text() == page(rows)
