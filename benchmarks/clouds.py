@@ -143,8 +143,8 @@ def _evaluation() -> Iterator[Row]:
         target=5,
         ours=mine_s,
         reference=theirs_s,
-        note="the reference is two thinnings and two searches of the rows above, minutes before, on one core: on two it "
-        "would take half at best",
+        note="the reference is two thinnings and two searches of the rows above, minutes before, on one core; on two "
+        "it would take half at best",
     )
 
 
