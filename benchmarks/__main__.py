@@ -39,7 +39,6 @@ def main(names: list[str]) -> int:
     if names and path.exists():
         for row in json.loads(path.read_text()):
             kept.setdefault(row["suite"], []).append(row)
-    RESULTS.mkdir(exist_ok=True)
     for name in names or SUITES:
         kept[name] = []
         print(f"## {name}: {SUITES[name]}", flush=True)
@@ -48,6 +47,7 @@ def main(names: list[str]) -> int:
             kept[name].append(found)
             print(_line(found), flush=True)
             rows = kept_rows(kept)
+            RESULTS.mkdir(exist_ok=True)
             path.write_text(json.dumps(rows, indent=1) + "\n")
             (RESULTS / "latest.md").write_text(page(rows))
     missed = [row["name"] for row in kept_rows(kept) if row["met"] is False]
