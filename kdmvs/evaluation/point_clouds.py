@@ -143,8 +143,7 @@ def thin(points: Float[np.ndarray, "n 3"], radius: float, seed: int) -> Bool[np.
     state = np.zeros(len(points), dtype=np.uint8)
     stays = np.zeros(len(points), dtype=bool)
     while True:
-        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        cubes, starts = keys[starts], np.append(starts, len(keys))
+        cubes, starts = _runs(keys)
         todo = undecided(starts, state, np.arange(len(cubes)))
         gone = 0
         while len(todo) and gone < len(state) / 4:
@@ -195,8 +194,8 @@ def distances(
         return distances(points, others)
     shape = extent.astype(np.int64)
     keys, order = _in_cubes(others, low, side, shape)
-    sorted_others, starts = others[order], np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    cubes, starts = keys[starts], np.append(starts, len(keys))
+    sorted_others = others[order]
+    cubes, starts = _runs(keys)
     found = np.full(len(points), np.inf)
     within = np.flatnonzero(((points >= low) & (points < low + (shape - 3) * side)).all(axis=1))
     keys, order = _in_cubes(points[within], low, side, shape)
@@ -213,6 +212,12 @@ def distances(
         tree = cKDTree(sorted_others, balanced_tree=False, compact_nodes=False)
         found[far] = tree.query(points[far], workers=torch.get_num_threads())[0]
     return found
+
+
+def _runs(keys: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m+1"]]:
+    """The different ones of ascending numbers, and where the run of each starts; the end of the last comes after."""
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    return keys[starts], np.append(starts, len(keys))
 
 
 def _in_cubes(

@@ -90,10 +90,7 @@ def add_disparity(
             for k in range(count):
                 view = scratch[_VIEW + k]
                 if view > zero:
-                    west, north = (
-                        np.uint32(corner[k]),
-                        np.uint32(corner[STRIP + k]),
-                    )  # unsigned: no negative index to wrap
+                    west, north = np.uint32(corner[k]), np.uint32(corner[STRIP + k])  # unsigned, as above
                     u = first + k
                     votes[v, u] += np.int32(1)
                     for j in range(3):

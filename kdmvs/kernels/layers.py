@@ -98,38 +98,22 @@ def _store(typing: Any, array: Any, at: Any, value: Any) -> Any:
     return types.void(array, types.uint64, _float8), make
 
 
-@intrinsic
 @no_type_check
-def _times(typing: Any, a: Any, b: Any) -> Any:
-    """A * b, where b is a vector or one number."""
+def _elementwise(operation: str) -> Any:
+    """The intrinsic of an operation of LLVM on a vector and a vector, or one number."""
 
-    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        factor = args[1] if signature.args[1] == _float8 else _everywhere(builder, args[1])
-        return builder.fmul(args[0], factor, flags=_FAST)
+    @intrinsic
+    def of_both(typing: Any, a: Any, b: Any) -> Any:
+        def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            second = args[1] if signature.args[1] == _float8 else _everywhere(builder, args[1])
+            return getattr(builder, operation)(args[0], second, flags=_FAST)
 
-    return _float8(_float8, b), make
+        return _float8(_float8, b), make
 
-
-@intrinsic
-@no_type_check
-def _plus(typing: Any, a: Any, b: Any) -> Any:
-    """A + b."""
-
-    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], args[1], flags=_FAST)
-
-    return _float8(_float8, _float8), make
+    return of_both
 
 
-@intrinsic
-@no_type_check
-def _minus(typing: Any, a: Any, b: Any) -> Any:
-    """A - b."""
-
-    def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fsub(args[0], args[1], flags=_FAST)
-
-    return _float8(_float8, _float8), make
+_plus, _minus, _times = _elementwise("fadd"), _elementwise("fsub"), _elementwise("fmul")
 
 
 @intrinsic
@@ -540,6 +524,10 @@ def _gradient(x, dy, scale, offset, mean, ahead, onto, dx, first, last):
             _store(there, at, _times(change, times))
 
 
+def _laid_channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
+
+
 def _pixels(x: Tensor) -> np.ndarray:
     """[b c ...] in channels-last memory -> [pixels c], a view."""
     return np.asarray(x.detach().permute(0, *range(2, x.dim()), 1).reshape(-1, x.shape[1]).numpy())
@@ -578,8 +566,7 @@ class _NormaliseRelu(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         scale, offset, mean, inverse = ctx.of_channels
-        form = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-        pixels, dy = _pixels(x), _pixels(gradients[0].contiguous(memory_format=form))
+        pixels, dy = _pixels(x), _pixels(_laid_channels_last(gradients[0]))
         number, channels = pixels.shape
         about = mean.astype(f4)
         ahead, onto = _summed(lambda *a: _gradient_sums(pixels, dy, scale, offset, about, *a), number, channels)
@@ -596,8 +583,7 @@ def normalise_relu(x: Float[Tensor, "b c *size"], norm: nn.modules.batchnorm._Ba
 
     float32 on a CPU, c a multiple of LANES, weight and bias learned.
     """
-    form = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-    y, mean, variance = _NormaliseRelu.apply(x.contiguous(memory_format=form), norm.weight, norm.bias, norm.eps)
+    y, mean, variance = _NormaliseRelu.apply(_laid_channels_last(x), norm.weight, norm.bias, norm.eps)
     if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)

@@ -34,13 +34,12 @@ def variance_volume(
         if here == "cpu" and features.dtype != torch.float64:
             from kdmvs.kernels import layers
 
-            rotation, translation = relative_projection(cameras[:, :1], cameras[:, 1:])
-            return layers.variance(features.float(), rotation, translation, depth)
+            return layers.variance(features.float(), *relative_projection(cameras[:, :1], cameras[:, 1:]), depth)
         if here == "cuda" and os.environ.get("KDMVS_TRITON", "1") != "0" and find_spec("triton") is not None:
             from kdmvs.kernels import sweep_triton
 
-            rotation, translation = relative_projection(cameras[:, :1], cameras[:, 1:])
-            return sweep_triton.variance(features, rotation, translation, depth, written)
+            projections = relative_projection(cameras[:, :1], cameras[:, 1:])
+            return sweep_triton.variance(features, *projections, depth, written)
         return plain_variance(features, cameras, depth)
 
 

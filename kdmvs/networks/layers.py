@@ -97,7 +97,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, dy: Tensor, stride: int) -> Tens
 
 
 def transposed(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, beyond: list[int], then: str) -> Tensor:
-    """OneDNN's transposed convolution, padded by one, `then` "relu" or "none"; `beyond`: output padding."""
+    """The transposed convolution of oneDNN, padded by one, `then` "relu" or "none"; `beyond`: output padding."""
     return torch.ops.mkldnn._convolution_transpose_pointwise(
         x, weight, bias, [1] * 3, beyond, [stride] * 3, [1] * 3, 1, then, [], ""
     )
