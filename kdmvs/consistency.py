@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from kdmvs.geometry import inside, pixel_grid, project, relative_projection, reproject, sample, unproject
 from kdmvs.parallel import in_bands
 from kdmvs.types import Agreement, Camera
+
+Item = TypeVar("Item")
 
 Source = tuple[Float[Tensor, "h w"], Camera]
 """The depth map of another view, and its camera."""
@@ -170,10 +173,10 @@ def _repeated(camera: Camera, count: int) -> Camera:
     return Camera(camera.K.expand(count, 3, 3), camera.cam_from_world.expand(count, 4, 4))
 
 
-def _groups(sources: Iterable[Source]) -> Iterator[list[Source]]:
-    """The sources in order, a few at a time; each is asked for only when its turn has come."""
-    sources = iter(sources)
-    while some := list(islice(sources, SOURCES_AT_ONCE)):
+def few(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Sources, or their numbers, in order, a few at a time; each is asked for only when its turn has come."""
+    items = iter(items)
+    while some := list(islice(items, SOURCES_AT_ONCE)):
         yield some
 
 
@@ -181,7 +184,7 @@ def _checked(
     depth_ref: Float[Tensor, "h w"], ref: Camera, sources: Iterable[Source]
 ) -> Iterator[tuple[Float[Tensor, "s h w"], Float[Tensor, "s h w"], Float[Tensor, "s h w"]]]:
     """`check_pixels` of a few sources after the other."""
-    for some in _groups(sources):
+    for some in few(sources):
         depths, srcs = torch.stack([depth for depth, _ in some]), stacked([camera for _, camera in some])
         yield check_pixels(depth_ref, ref, depths, srcs)
 
@@ -232,7 +235,7 @@ def _add(
 ) -> None:
     """Run a kernel of `kdmvs.kernels.check` over all sources, in bands of rows."""
     own, outputs = depth_ref.contiguous().numpy(), tuple(values.numpy() for values in sums)
-    for some in _groups(sources):
+    for some in few(sources):
         depths = [depth.contiguous().numpy() for depth, _ in some]
         srcs = stacked([camera for _, camera in some])
         asked = list(zip(depths, projection(ref, srcs), projection(srcs, ref), strict=True))

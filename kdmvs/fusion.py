@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from kdmvs.consistency import EDGE, LEAST_ROWS, Source, projection, stacked, votes_within
+from kdmvs.consistency import EDGE, LEAST_ROWS, Source, few, projection, stacked, votes_within
 from kdmvs.errors import DataError
 from kdmvs.geometry import inside, project, sample, unproject
 from kdmvs.parallel import in_bands
@@ -24,8 +24,6 @@ from kdmvs.types import Camera, PointCloud
 
 Method = Literal["geometric", "gipuma", "dynamic"]
 
-SOURCES_AT_ONCE = 4
-"""Sources held in memory together, so that a scan of hundreds of views needs no more than a small one."""
 REFERENCES_AT_ONCE = 8
 """References of gipuma that are asked about together, because each asks every view: so often less is each one read."""
 
@@ -182,7 +180,7 @@ def _by_disparity(
     while some := list(islice(references, REFERENCES_AT_ONCE)):
         depths = {i: confident_depth(i) for i in some}
         sums = {i: _Sums.zero(depths[i]) for i in some}
-        for chosen in _chunks(range(views.count)):
+        for chosen in few(range(views.count)):
             sources = [(confident_depth(j), views.camera(j)) for j in chosen]
             images = [views.image(j) for j in chosen]
             for i in some:
@@ -350,11 +348,6 @@ def _step(points: Float[Tensor, "n m 3"]) -> Float[Tensor, "n m 3"]:
     chosen = torch.where((jump_ahead <= jump_behind)[..., None], ahead, behind)
     step = torch.where(on_surface[..., None], ahead + behind, chosen)
     return torch.where(torch.isfinite(step), step, 0.0)
-
-
-def _chunks(views: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(views), SOURCES_AT_ONCE):
-        yield views[start : start + SOURCES_AT_ONCE]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kdmvs import fusion
+from kdmvs import consistency
 from kdmvs.consistency import check_pixels
 from kdmvs.errors import DataError
 from kdmvs.fusion import Views, disparity_difference, fuse, normals
@@ -189,7 +189,7 @@ def test_disparity_difference_by_hand():
 @pytest.mark.parametrize("method", METHODS)
 def test_sources_taken_one_by_one_give_the_same_cloud(method, monkeypatch):
     together = fuse_all(two_plane_views(), method=method)
-    monkeypatch.setattr(fusion, "SOURCES_AT_ONCE", 1)
+    monkeypatch.setattr(consistency, "SOURCES_AT_ONCE", 1)
     alone = fuse_all(two_plane_views(), method=method)
     torch.testing.assert_close(together.points, alone.points)
 
