@@ -251,10 +251,10 @@ def share_waiting(folder: Path, ahead: bool, crop: tuple[int, int] | None, batch
     choices = {"read_out": settings.network.read_out, **settings.loss.model_dump()}
     samples = ViewGroups([Scan.open(folder / "scan")], views=3, crop=crop)
     schedule = Schedule(2, STEPS, batch, 1e-3, 0.0, 0, (), 10.0, "float32", 0)  # the first epoch warms up
-    said, kept, drawn = StringIO(), image.CACHE_BYTES, sampling._drawn_ahead
+    said, kept, drawn = StringIO(), image.CACHE_BYTES, sampling._ahead
     image.CACHE_BYTES = 0
     if not ahead:
-        sampling._drawn_ahead = lambda batches: batches
+        sampling._ahead = lambda batches: batches
     try:
         with redirect_stderr(said):
             start = time.perf_counter()
@@ -262,6 +262,6 @@ def share_waiting(folder: Path, ahead: bool, crop: tuple[int, int] | None, batch
                 progress=folder / f"progress{ahead}")  # fmt: skip
             taken = time.perf_counter() - start
     finally:
-        image.CACHE_BYTES, sampling._drawn_ahead = kept, drawn
+        image.CACHE_BYTES, sampling._ahead = kept, drawn
     shares = re.findall(r"([\d.]+)% waiting", said.getvalue())
     return float(shares[-1]) / 100, taken / (2 * STEPS)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdmvs.errors import KdmvsError
+from kdmvs.flow import ahead
 from kdmvs.scans import Sample, collate
 
 
@@ -99,10 +99,6 @@ def collate_or_error(found: Sequence[Sample | KdmvsError]) -> Sample | KdmvsErro
     return error or collate([item for item in found if isinstance(item, Sample)])
 
 
-AHEAD = 2
-"""Batches that a thread draws ahead; one alone would not even out a batch that takes longer than a step."""
-
-
 class Batches:
     """The batches of a loader in its order; an error among them is raised where it is met.
 
@@ -115,9 +111,9 @@ class Batches:
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Sample]:
-        drawn: Iterator[Sample | KdmvsError] = iter(self.loader)  # takes one of torch's random numbers: in this thread
+        drawn: Iterator[Sample | KdmvsError | None] = iter(self.loader)  # takes one of torch's random numbers: here
         if self.loader.num_workers == 0:
-            drawn = _drawn_ahead(drawn)
+            drawn = _ahead(drawn)
         while True:
             start = time.perf_counter()
             batch = next(drawn, None)
@@ -129,14 +125,6 @@ class Batches:
             yield batch
 
 
-def _drawn_ahead(drawn: Iterator[Sample | KdmvsError]) -> Iterator[Sample | KdmvsError]:
-    thread = ThreadPoolExecutor(1, thread_name_prefix="kdmvs-loader")
-    coming = deque(thread.submit(next, drawn, None) for _ in range(AHEAD))
-    try:
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, drawn, None))
-            yield batch
-    finally:
-        # Without waiting: what a failed training leaves is closed by the garbage collector, in whatever thread it runs
-        # (this one, too) and whatever lock that holds.
-        thread.shutdown(wait=False, cancel_futures=True)
+def _ahead(drawn: Iterator[Sample | KdmvsError | None]) -> Iterator[Sample | KdmvsError | None]:
+    """The same batches and then None without end, drawn in a thread of their own."""
+    return (batch for _, batch in ahead(lambda _: next(drawn, None), count()))

@@ -51,7 +51,7 @@ def test_the_next_batch_is_drawn_by_a_thread_while_this_one_is_worked_on():
         while len(samples.asked) < 3 * min(number + 1, 8) and time.monotonic() < deadline:
             time.sleep(0.001)
         assert len(samples.asked) >= 3 * min(number + 1, 8)
-    assert {thread for _, thread in samples.asked} == {"kdmvs-loader_0"}
+    assert {thread for _, thread in samples.asked} == {"kdmvs-read_0"}
 
 
 def test_not_more_than_two_batches_are_drawn_ahead():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdmvs.config import ConsistencySettings
-from kdmvs.stages.flow import ahead, behind
+from kdmvs.flow import ahead, behind
 from kdmvs.stages.inputs import check_parallel, open_views_of
 from kdmvs.stages.keeping import unkept
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kdmvs.stages.flow import AHEAD, ahead, behind
+from kdmvs.flow import AHEAD, BEHIND, ahead, behind
 
 
 def test_items_come_in_order_with_what_was_read():
@@ -17,7 +17,7 @@ def test_items_come_in_order_with_what_was_read():
 def test_no_more_is_read_than_the_bound():
     read = []
     for i, _ in ahead(read.append, range(20)):
-        assert max(read) <= i + 1 + AHEAD
+        assert max(read) <= i + AHEAD
 
 
 def test_an_error_in_reading_is_raised_at_its_item():
@@ -48,16 +48,16 @@ def test_no_more_waits_to_be_written_than_the_bound():
         written.append(i)
 
     with behind(slow) as write:
-        for i in range(AHEAD + 1):
+        for i in range(BEHIND + 1):
             write(i)
         blocked = threading.Thread(target=write, args=(99,))
         blocked.start()
         blocked.join(0.1)
         assert blocked.is_alive()  # waits for the first to be written
-        for _ in range(AHEAD + 2):
+        for _ in range(BEHIND + 2):
             gate.release()
         blocked.join(5)
-    assert written == [*range(AHEAD + 1), 99]
+    assert written == [*range(BEHIND + 1), 99]
 
 
 def test_an_error_in_writing_reaches_the_caller():

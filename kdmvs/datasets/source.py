@@ -1,0 +1,81 @@
+"""What every door says of a scan, before anything is changed: photographs, cameras, and what else is known of them.
+
+A door reads one format into a `SourceScan` and decides nothing that another door would have to decide again;
+`kdmvs.datasets.conversion` turns it into the one on-disk layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+
+class Lens(Protocol):
+    """Where a lens puts a ray: the distortion of a camera."""
+
+    def distort(self, rays: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+        """Distorted (x/z, y/z) of undistorted ones; NaN where the lens does not see."""
+        ...
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """A photograph and its camera.
+
+    Args:
+        image: the photograph's file; not touched.
+        K: intrinsics for an image of `size`; the centre of the first pixel is (0, 0), whatever the format says.
+        cam_from_world: pose, world to camera; x right, y down, z forward.
+        size: (height, width) that K is for; None: the stored image's. An image of another size but the same
+            proportions is a resized one, one whose EXIF orientation turns it to this size is turned.
+        lens: the distortion, which the conversion takes away; None: a pinhole.
+        depth_range: first and last depth to look at, in the scan's unit; None: the conversion finds one.
+        neighbours: (view, score), best first, as places in `SourceScan.views`; None: the conversion finds them.
+        depth: gives measured depth [h w], 0 = unknown, at the photograph's pixels or coarser; None: there is none.
+        mask: file of the mask, above 127 on the object; None: there is none.
+        lights: files of the other light conditions, in order.
+        name: what a user calls the view in messages.
+    """
+
+    image: Path
+    K: Float64[np.ndarray, "3 3"]
+    cam_from_world: Float64[np.ndarray, "4 4"]
+    size: tuple[int, int] | None = None
+    lens: Lens | None = None
+    depth_range: tuple[float, float] | None = None
+    neighbours: Sequence[tuple[int, float]] | None = None
+    depth: Callable[[], Float32[np.ndarray, "h w"]] | None = None
+    mask: Path | None = None
+    lights: Sequence[Path] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """Points that structure from motion has triangulated, and which view has seen which of them.
+
+    `view[k]` has seen `point[k]`: places in `SourceScan.views` and in `points` (world frame, scan units).
+    """
+
+    points: Float64[np.ndarray, "n 3"]
+    view: Int64[np.ndarray, " m"]
+    point: Int64[np.ndarray, " m"]
+
+
+@dataclass(frozen=True)
+class SourceScan:
+    """All that a format says of one scan; `reference` is the file of a cloud to score against."""
+
+    views: Sequence[SourceView]
+    unit: str = "scan unit"
+    sparse: SparsePoints | None = None
+    reference: Path | None = None
+    image_size: tuple[int, int] | None = None
+    """(height, width) that this scan is prepared at whatever `dataset.image_size` says; None: that decides."""
+    notes: Sequence[str] = field(default=())
+    """What the user should know, in sentences: views left out, values mended."""
