@@ -53,25 +53,63 @@ class SyntheticSettings(Settings):
     reference_points: int = Field(60000, ge=1000, description="Points of the reference cloud of a scan.")
 
 
-class MvsnetSettings(Settings):
+class FolderSettings(Settings):
+    """What all datasets that lie in folders have in common."""
+
+    root: str = Field(..., description="Folder that holds the scans, relative to the working directory.")
+    image_size: tuple[Side, Side] | None = Field(
+        None,
+        description="Resize to cover this height and width (pixels), then crop the centre; a photograph of which that "
+        "would cut off more than a third is fitted in and the rest masked. None keeps the photographs' size (that of "
+        "most of them, where they differ) but crops to multiples of 32.",
+    )
+    depth_range: tuple[Positive, Positive] | None = Field(
+        None,
+        description="First and last depth to look at in every view, in scan units, instead of what the dataset says; "
+        "none: the dataset's, else from sparse points, else from the cameras.",
+    )
+    depth_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="A depth range that is found from points is widened by this share of its ends."
+    )
+    neighbours: int = Field(
+        10, ge=1, description="Best neighbours kept of every view where the dataset does not say them."
+    )
+    masks: bool = Field(
+        True, description="Honour the dataset's masks; what a photograph does not show is masked in any case."
+    )
+
+    triangulate: bool = Field(
+        True,
+        description="Where the dataset says neither ranges nor points nor depth: match the photographs and triangulate "
+        "under the given cameras, instead of guessing ranges from the cameras alone.",
+    )
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> FolderSettings:
+        if self.depth_range is not None and self.depth_range[0] >= self.depth_range[1]:
+            raise ValueError(f"depth_range: expected two growing depths, found {list(self.depth_range)}")
+        return self
+
+
+class AutoSettings(FolderSettings):
+    """Scans of any kind that can be told from their folders, one folder per scan under `root`."""
+
+    kind: Literal["auto"] = "auto"
+
+
+class MvsnetSettings(FolderSettings):
     """Scans in the MVSNet layout (images/, cams/, pair.txt), one folder per scan under `root`."""
 
     kind: Literal["mvsnet"] = "mvsnet"
-    root: str = Field(..., description="Folder that holds one folder per scan, relative to the working directory.")
     depth_line: Literal["auto", "interval", "maximum"] = Field(
         "auto",
         description="Meaning of the second number of a two-number depth line; `auto` refuses to guess when it is "
         "larger than the first.",
     )
     planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
-    image_size: tuple[Side, Side] | None = Field(
-        None,
-        description="Resize to cover this height and width (pixels), then crop the centre; none keeps the size "
-        "but crops to multiples of 32.",
-    )
 
 
-DatasetSettings = Annotated[SyntheticSettings | MvsnetSettings, Field(discriminator="kind")]
+DatasetSettings = Annotated[SyntheticSettings | AutoSettings | MvsnetSettings, Field(discriminator="kind")]
 
 
 class CasMVSNetSettings(Settings):

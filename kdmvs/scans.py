@@ -20,6 +20,7 @@ from kdmvs.formats.manifest import read_manifest
 from kdmvs.formats.pair import read_pair
 from kdmvs.formats.pfm import read_pfm
 from kdmvs.formats.ply import read_ply
+from kdmvs.formats.sparse import SparsePoints, read_sparse
 from kdmvs.geometry import project, unproject
 from kdmvs.storage import ViewsFile, open_views
 from kdmvs.types import Camera, PointCloud, PseudoLabel, ViewGroup
@@ -39,6 +40,7 @@ class Scan:
         self.size: tuple[int, int] = (manifest["size"][0], manifest["size"][1])
         self.digest: str = manifest["digest"]
         self._reference: str | None = manifest["reference"]
+        self._sparse: str | None = manifest["sparse"]
         self._views: list[dict[str, Any]] = manifest["views"]
         missing = [path for view in self._views for path in view["lights"] if not (folder / path).is_file()]
         if missing:
@@ -134,6 +136,10 @@ class Scan:
     def reference_cloud(self) -> PointCloud | None:
         """The cloud to score against, in scan units and the world frame; None where the scan has none."""
         return None if self._reference is None else read_ply(self.folder / self._reference)
+
+    def sparse(self) -> SparsePoints | None:
+        """The points of structure from motion, in scan units and the world frame; None where the scan has none."""
+        return None if self._sparse is None else read_sparse(self.folder / self._sparse, len(self))
 
     def _check_size(self, relative: str, found: Sequence[int]) -> None:
         if tuple(found) != self.size:

@@ -1,27 +1,69 @@
-"""The table of converters: kind of dataset -> the function that turns one scan into the one on-disk layout."""
+"""The table of datasets: kind -> what writes one scan of it in the one on-disk layout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-Convert = Callable[..., None]
-"""convert(name, folder, *, <the settings of its kind>): writes folder/scan.json and what it names."""
+from kdmvs.errors import DataError
 
-
-def _mvsnet() -> Convert:
-    from kdmvs.datasets.mvsnet import convert
-
-    return convert
+AUTO = "auto"
 
 
-def _synthetic() -> Convert:
-    from kdmvs.datasets.synthetic import convert
+def _mvsnet() -> ModuleType:
+    from kdmvs.datasets import mvsnet
 
-    return convert
+    return mvsnet
 
 
-# Functions, so that only the converter asked for is imported; a new dataset is a module and a line here.
-CONVERTERS: dict[str, Callable[[], Convert]] = {
+# Functions, so that only the door asked for is imported. A new one is a module with `read` and `recognises`, a line
+# here, and its settings in config.py, whose keys beyond those of FolderSettings are the arguments of `read`.
+DOORS: dict[str, Callable[[], ModuleType]] = {
     "mvsnet": _mvsnet,
-    "synthetic": _synthetic,
 }
+
+
+def convert(name: str, folder: Path, *, kind: str, **settings: Any) -> None:
+    """Write a scan in the one layout.
+
+    Args:
+        name: the scan.
+        folder: where it goes.
+        kind: "synthetic", one of `DOORS`, or "auto" for the one that recognises the scan's folder.
+        settings: those of the kind.
+
+    Raises:
+        KdmvsError: the scan cannot be converted.
+    """
+    if kind == "synthetic":
+        from kdmvs.datasets import synthetic
+
+        synthetic.convert(name, folder, **settings)
+        return
+    from kdmvs.config import FolderSettings
+    from kdmvs.datasets import conversion
+
+    common = {key: settings.pop(key) for key in FolderSettings.model_fields if key != "root"}
+    root = Path(settings.pop("root"))
+    door = DOORS[recognised(root / name) if kind == AUTO else kind]()
+    source = door.read(root, name, **settings)
+    for note in source.notes:
+        print(f"prepare {name}: {note}", flush=True)
+    conversion.convert(source, folder, name=name, **common)
+
+
+def recognised(folder: Path) -> str:
+    """The kind of dataset that a scan's folder is surely one of.
+
+    Raises:
+        DataError: no folder, of no kind, or of several.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a scan's folder, found none; see dataset.root")
+    kinds = [kind for kind, door in DOORS.items() if door().recognises(folder)]
+    if len(kinds) != 1:
+        found = f"one that could be {' or '.join(kinds)}" if kinds else "none of them"
+        raise DataError(f"{folder}: expected a scan of one kind ({', '.join(DOORS)}), found {found}; set dataset.kind")
+    return kinds[0]

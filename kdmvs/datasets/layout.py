@@ -1,6 +1,7 @@
 """The one writer of the one on-disk layout: what every converter hands its views to.
 
-    <folder>/scan.json   manifest, written last      images/ lights/<k>/ cams/ pair.txt depths/ masks/ reference.ply
+    <folder>/scan.json   manifest, written last
+    images/ lights/<k>/ cams/ pair.txt depths/ masks/ sparse.npz reference.ply
 
 All views of a scan have one size with sides that are multiples of 32; view indices are 0..V-1 without gaps; depth
 maps and masks have the images' size; 0 is unknown depth.
@@ -26,13 +27,14 @@ from kdmvs.formats.image import write_image, write_mask
 from kdmvs.formats.manifest import write_manifest
 from kdmvs.formats.pair import write_pair
 from kdmvs.formats.pfm import write_pfm
+from kdmvs.formats.sparse import SparsePoints, write_sparse
 
 if TYPE_CHECKING:
     from kdmvs.types import PointCloud
 
 SIDE_MULTIPLE = 32
 """Networks halve an image five times."""
-ENTRIES = ("images", "lights", "cams", "pair.txt", "depths", "masks", "reference.ply")
+ENTRIES = ("images", "lights", "cams", "pair.txt", "depths", "masks", "sparse.npz", "reference.ply")
 
 
 class LayoutWriter:
@@ -48,6 +50,7 @@ class LayoutWriter:
         self._views: list[dict[str, Any]] = []
         self._neighbours: dict[int, list[tuple[int, float]]] = {}
         self._reference: str | None = None
+        self._sparse: str | None = None
 
     def add_view(
         self,
@@ -63,7 +66,7 @@ class LayoutWriter:
         """Write the next view.
 
         Args:
-            images: one per light; a path is copied byte for byte and keeps its suffix.
+            images: one per light; a path is linked, byte for byte, and keeps its suffix.
             K: intrinsics; the centre of the first pixel is (0, 0).
             cam_from_world: pose, world to camera.
             depth_range: first and last depth to look at, in the scan's unit.
@@ -105,6 +108,11 @@ class LayoutWriter:
         self._reference = "reference.ply"
         write_ply(self.folder / self._reference, cloud)
 
+    def add_sparse(self, sparse: SparsePoints) -> None:
+        """Write the points of structure from motion, in the scan's unit and world frame."""
+        self._sparse = "sparse.npz"
+        write_sparse(self.folder / self._sparse, sparse)
+
     def manifest(self) -> dict[str, Any]:
         """Write pair.txt and give what scan.json will say."""
         if len(self._views) < 2:
@@ -119,6 +127,7 @@ class LayoutWriter:
             "lights": self.lights,
             "size": list(self.size),
             "reference": self._reference,
+            "sparse": self._sparse,
             "views": self._views,
             "digest": _digest(self.folder),
         }
@@ -128,7 +137,7 @@ class LayoutWriter:
             relative = stem + image.suffix.lower()
             target = self.folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(image, target)
+            link(image, target)
         else:
             self._check_size(image.shape[:2], stem)
             relative = f"{stem}.png"
@@ -173,11 +182,25 @@ def writing(folder: Path, *, name: str, unit: str, size: tuple[int, int], lights
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def link(file: Path, name: Path) -> None:
+    """The file under a second name: a hard link, which outlives the first name; a symbolic one across file systems."""
+    file = file.resolve()
+    try:
+        os.link(file, name)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        try:
+            name.symlink_to(file)
+        except OSError:
+            shutil.copyfile(file, name)
+
+
 def _digest(folder: Path) -> str:
     """sha256 over names and bytes of all files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        data = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()} {len(data)}\n".encode())
-        digest.update(data)
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,118 +1,53 @@
-"""Converter of the MVSNet layout: a folder with images/, cams/, pair.txt and optionally depths/, masks/.
+"""Door of the MVSNet layout: a folder with images/, cams/, pair.txt and optionally depths/, masks/, sparse.npz.
 
-Ids may have gaps; they are numbered anew. What changes the pixels changes the camera with it (resize by areas, then
-crop the centre), and depth maps and masks are read at the prepared image's pixels.
+Ids may have gaps; they are numbered anew.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-from jaxtyping import Float64, Shaped, UInt8
+from jaxtyping import Float32, Float64
 
-from kdmvs.datasets.layout import SIDE_MULTIPLE, writing
+from kdmvs.datasets.source import SourceScan, SourceView, mask_beside, renumbered
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import DepthLine, read_cam
-from kdmvs.formats.image import SUFFIXES, read_image, read_mask
+from kdmvs.formats.image import SUFFIXES, header
 from kdmvs.formats.pair import read_pair
 from kdmvs.formats.pfm import read_pfm
+from kdmvs.formats.sparse import read_sparse
 
 CAMERA_NAME = re.compile(r"(\d+)_cam\.txt")
-CENTRAL_SHARE = (0.1, 0.9)
-"""Where the principal point may lie in one axis, as a share of the side."""
-BOTH_CENTRAL_SHARE = (1 / 3, 2 / 3)
-"""In at least one axis it must lie here: off in both axes means that K belongs to an image of another size."""
-SIZE_TOLERANCE = 0.1
-"""Images of one scan may differ this much in size (undistortion trims a few rows)."""
+OFF_SIZE = 0.1
+"""A photograph that differs this much in size from the others is looked at more closely."""
+OFF_CENTRE = 0.05
+"""Its principal point, as a share of the side, may differ this much from theirs."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """How a photo becomes the prepared image: resized to `resized`, then cropped to `size`; all (height, width)."""
-
-    photo: tuple[int, int]
-    resized: tuple[int, int]
-    size: tuple[int, int]
-
-    @property
-    def corner(self) -> tuple[int, int]:
-        """Rows and columns cut off at the top left."""
-        return (self.resized[0] - self.size[0]) // 2, (self.resized[1] - self.size[1]) // 2
-
-    @property
-    def unchanged(self) -> bool:
-        return self.photo == self.resized == self.size
-
-    def camera(self, K: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
-        """K of the prepared image: c' = (c + 0.5) s - 0.5, then the corner is subtracted."""
-        K = K.copy()
-        for row, axis in ((0, 1), (1, 0)):
-            scale = self.resized[axis] / self.photo[axis]
-            K[row] *= scale
-            K[row, 2] += 0.5 * scale - 0.5 - self.corner[axis]
-        return K
-
-    def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "hh ww 3"]:
-        """Resize by averaging areas, then crop.
-
-        Growing is bilinear in the exact variant, since the plain one of OpenCV darkens 8-bit images by 0.12 levels.
-        """
-        if self.resized != self.photo:
-            shrinks = self.resized[0] <= self.photo[0]
-            way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR_EXACT
-            image = np.asarray(cv2.resize(image, self.resized[::-1], interpolation=way), dtype=np.uint8)
-        top, left = self.corner
-        return np.ascontiguousarray(image[top : top + self.size[0], left : left + self.size[1]])
-
-    def nearest(self, values: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "hh ww"]:
-        """A map of the photo, maybe coarser, at the prepared pixels.
-
-        Convention: where the photo is n times as large as the map in both axes, pixel (u, v) of the map is pixel
-        (n u, n v) of the photo, as a strided reading leaves it; otherwise the map counts as resized by areas.
-        """
-        index = []
-        strides = {photo / side for photo, side in zip(self.photo, values.shape, strict=True)}
-        stride = strides.pop() if len(strides) == 1 else 0.0
-        for axis in (0, 1):
-            prepared = np.arange(self.size[axis]) + self.corner[axis]
-            photo = (prepared + 0.5) * self.photo[axis] / self.resized[axis] - 0.5
-            if stride >= 1 and stride == int(stride):
-                place = photo / stride
-            else:
-                place = (photo + 0.5) * values.shape[axis] / self.photo[axis] - 0.5
-            index.append(np.clip(np.ceil(place - 0.5).astype(int), 0, values.shape[axis] - 1))
-        return np.ascontiguousarray(values[np.ix_(*index)])
+def recognises(folder: Path) -> bool:
+    """Whether a folder is surely in this layout."""
+    named = next((folder / "cams").glob("*_cam.txt"), None) is not None
+    return named and (folder / "pair.txt").is_file() and (folder / "images").is_dir()
 
 
-def convert(
-    name: str,
-    folder: Path,
-    *,
-    root: str,
-    depth_line: DepthLine = "auto",
-    planes: int = 192,
-    image_size: tuple[int, int] | None = None,
-) -> None:
-    """Write the scan `root`/`name` into `folder`.
+def read(root: Path, name: str, *, depth_line: DepthLine = "auto", planes: int = 192) -> SourceScan:
+    """Read the scan `root`/`name`.
 
     Args:
-        name: the scan, a folder in `root`.
-        folder: where the scan goes.
         root: folder of the scans.
+        name: the scan, a folder in `root`.
         depth_line: meaning of a two-number depth line, see `formats.cam.read_cam`.
         planes: depth planes where a depth line states no number.
-        image_size: (height, width) to cover, then to crop to; multiples of 32. None crops to multiples of 32.
 
     Raises:
         DataError: a folder, image or camera that is missing, an image that is not of its camera's size.
         FormatError: a file that is not what it promises.
     """
-    origin = Path(root) / name
+    origin = root / name
     if not origin.is_dir():
         raise DataError(f"{origin}: expected a scan's folder (images/, cams/, pair.txt), found none; see dataset.root")
     images, cameras = _images(origin), _cameras(origin)
@@ -130,33 +65,31 @@ def convert(
                 f"add it or take view {i} out of pair.txt"
             )
     pairs = read_pair(origin / "pair.txt", known=ids)
-    photos = {i: _size(images[i]) for i in ids}
-    read = {i: read_cam(cameras[i], depth_line, planes) for i in ids}
+    views = []
     for i in ids:
-        _check_size(images[i], photos[i], read[i][0], photos)
-    _check_same_camera_same_size(images, photos, {i: read[i][0] for i in ids})
-    size = image_size or _common_size(origin, list(photos.values()))
-    number = {i: k for k, i in enumerate(ids)}
-    with writing(folder, name=name, unit="scan unit", size=(size[0], size[1])) as out:
-        for i in ids:
-            window = _window(photos[i], (size[0], size[1]), resize=image_size is not None)
-            K, cam_from_world, depth_min, depth_max = read[i]
-            depth = _file(origin / "depths", images[i].stem, (".pfm",))
-            mask = _file(origin / "masks", images[i].stem, SUFFIXES)
-            out.add_view(
-                [images[i] if window.unchanged else window.image(read_image(images[i]))],
-                window.camera(K),
-                cam_from_world,
-                (depth_min, depth_max),
-                [(number[j], score) for j, score in pairs.get(i, [])],
-                depth=None if depth is None else window.nearest(_depth(depth, photos[i])),
-                mask=None if mask is None else window.nearest(read_mask(mask)),
-                source=images[i].name,
-            )
-        if (origin / "reference.ply").exists():
-            from kdmvs.formats.ply import read_ply  # imports torch, which takes longer than to write a scan
-
-            out.add_reference(read_ply(origin / "reference.ply"))
+        K, cam_from_world, depth_min, depth_max = read_cam(cameras[i], depth_line, planes)
+        depth = origin / "depths" / f"{images[i].stem}.pfm"
+        view = SourceView(
+            images[i],
+            K,
+            cam_from_world,
+            depth_range=(depth_min, depth_max),
+            neighbours=pairs.get(i, []),
+            depth=partial(_depth, depth) if depth.exists() else None,
+            mask=mask_beside(origin / "masks", images[i]),
+            name=f"view {i}",
+        )
+        views.append((i, view))
+    sizes = {i: header(view.image).size for i, view in views}
+    intrinsics = {i: view.K for i, view in views}
+    _check_same_camera_same_size(images, sizes, intrinsics)
+    _check_other_size_other_centre(images, sizes, intrinsics)
+    sparse, reference = origin / "sparse.npz", origin / "reference.ply"
+    return SourceScan(
+        renumbered(views),
+        sparse=read_sparse(sparse, len(views)) if sparse.exists() else None,
+        reference=reference if reference.exists() else None,
+    )
 
 
 def _images(origin: Path) -> dict[int, Path]:
@@ -173,37 +106,6 @@ def _images(origin: Path) -> dict[int, Path]:
 def _cameras(origin: Path) -> dict[int, Path]:
     matches = [(CAMERA_NAME.fullmatch(path.name), path) for path in sorted((origin / "cams").glob("*_cam.txt"))]
     return {int(match[1]): path for match, path in matches if match is not None}
-
-
-def _file(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The file of a view in an optional folder."""
-    return next((folder / (stem + suffix) for suffix in suffixes if (folder / (stem + suffix)).exists()), None)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    height, width = read_image(path).shape[:2]
-    return int(height), int(width)
-
-
-def _check_size(
-    path: Path, size: tuple[int, int], K: Float64[np.ndarray, "3 3"], sizes: dict[int, tuple[int, int]]
-) -> None:
-    """Refuse an image whose size cannot be the one that its camera was calibrated for."""
-    share = (float(K[1, 2] + 0.5) / size[0], float(K[0, 2] + 0.5) / size[1])
-    inside = all(CENTRAL_SHARE[0] <= axis <= CENTRAL_SHARE[1] for axis in share)
-    central = any(BOTH_CENTRAL_SHARE[0] <= axis <= BOTH_CENTRAL_SHARE[1] for axis in share)
-    if not (inside and central):
-        raise DataError(
-            f"{path}: expected an image of the size that its camera says, with the principal point "
-            f"({K[0, 2]:g}, {K[1, 2]:g}) near the middle; found {size[1]} x {size[0]} (width x height); give the image "
-            "that the camera was calibrated for"
-        )
-    median = np.median(list(sizes.values()), axis=0)
-    if np.any(np.abs(size / median - 1) > SIZE_TOLERANCE):
-        raise DataError(
-            f"{path}: expected an image of about {median[1]:g} x {median[0]:g} (width x height) as the scan's others, "
-            f"found {size[1]} x {size[0]}"
-        )
 
 
 def _check_same_camera_same_size(
@@ -223,31 +125,32 @@ def _check_same_camera_same_size(
             )
 
 
-def _common_size(origin: Path, sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The largest multiples of 32 that fit into every image."""
-    height, width = (min(size[axis] for size in sizes) // SIDE_MULTIPLE * SIDE_MULTIPLE for axis in (0, 1))
-    if min(height, width) == 0:
-        raise DataError(f"{origin / 'images'}: expected images of at least {SIDE_MULTIPLE} pixels, found smaller ones")
-    return height, width
+def _check_other_size_other_centre(
+    images: dict[int, Path], sizes: dict[int, tuple[int, int]], intrinsics: dict[int, Float64[np.ndarray, "3 3"]]
+) -> None:
+    """Refuse a photo of another size than the others whose K does not say so: it was resized and its camera was not.
+
+    cam.txt states no size. Scans of several cameras pass, because their principal points are near the middle of their
+    own images.
+    """
+    ids = list(images.keys() & sizes.keys())
+    size = np.array([sizes[i] for i in ids], dtype=np.float64)
+    share = (np.array([intrinsics[i][[1, 0], 2] for i in ids]) + 0.5) / size
+    median, usual = np.median(size, axis=0), np.median(share, axis=0)
+    other = np.any(np.abs(size / median - 1) > OFF_SIZE, axis=1) & np.any(np.abs(share - usual) > OFF_CENTRE, axis=1)
+    if other.any():
+        i, place = ids[int(other.argmax())], int(other.argmax())
+        raise DataError(
+            f"{images[i]}: expected an image of about {median[1]:g} x {median[0]:g} (width x height) as the scan's "
+            f"others, or a principal point that fits its size, found {sizes[i][1]} x {sizes[i][0]} with "
+            f"({intrinsics[i][0, 2]:g}, {intrinsics[i][1, 2]:g}), {share[place, 1]:.0%} and {share[place, 0]:.0%} of "
+            "its sides; give the image that the camera was calibrated for"
+        )
 
 
-def _window(photo: tuple[int, int], size: tuple[int, int], resize: bool) -> Window:
-    if not resize:
-        return Window(photo, photo, size)
-    scale = max(size[0] / photo[0], size[1] / photo[1])
-    resized = (max(size[0], round(photo[0] * scale)), max(size[1], round(photo[1] * scale)))
-    return Window(photo, resized, size)
-
-
-def _depth(path: Path, photo: tuple[int, int]) -> np.ndarray:
-    """A depth map of a photo, 0 where it is not a positive number."""
+def _depth(path: Path) -> Float32[np.ndarray, "h w"]:
+    """A depth map, 0 where it is not a positive number."""
     depth = read_pfm(path)
     if depth.ndim != 2:
         raise FormatError(f"{path}: expected a depth map with one channel, found {depth.shape[2]}")
-    ratio = (photo[0] / depth.shape[0]) / (photo[1] / depth.shape[1])
-    if abs(ratio - 1) > SIZE_TOLERANCE:
-        raise FormatError(
-            f"{path}: expected the proportions of its photo, {photo[1]} x {photo[0]} (width x height), "
-            f"found {depth.shape[1]} x {depth.shape[0]}"
-        )
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

@@ -7,12 +7,17 @@ A door reads one format into a `SourceScan` and decides nothing that another doo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
+
+from kdmvs.formats.image import SUFFIXES
+from kdmvs.formats.sparse import SparsePoints
+
+__all__ = ["Lens", "SourceScan", "SourceView", "SparsePoints"]
 
 
 class Lens(Protocol):
@@ -56,18 +61,6 @@ class SourceView:
 
 
 @dataclass(frozen=True)
-class SparsePoints:
-    """Points that structure from motion has triangulated, and which view has seen which of them.
-
-    `view[k]` has seen `point[k]`: places in `SourceScan.views` and in `points` (world frame, scan units).
-    """
-
-    points: Float64[np.ndarray, "n 3"]
-    view: Int64[np.ndarray, " m"]
-    point: Int64[np.ndarray, " m"]
-
-
-@dataclass(frozen=True)
 class SourceScan:
     """All that a format says of one scan; `reference` is the file of a cloud to score against."""
 
@@ -79,3 +72,25 @@ class SourceScan:
     """(height, width) that this scan is prepared at whatever `dataset.image_size` says; None: that decides."""
     notes: Sequence[str] = field(default=())
     """What the user should know, in sentences: views left out, values mended."""
+
+
+def renumbered(views: Sequence[tuple[int, SourceView]]) -> list[SourceView]:
+    """Views with ids of their own, in that order, their neighbours named by place instead of by id.
+
+    Neighbours that are no view of the scan are left out.
+    """
+    place = {i: k for k, (i, _) in enumerate(views)}
+    return [
+        view
+        if view.neighbours is None
+        else replace(view, neighbours=[(place[j], score) for j, score in view.neighbours if j in place])
+        for _, view in views
+    ]
+
+
+def mask_beside(folder: Path, image: Path) -> Path | None:
+    """The mask of an image in a folder of masks: under its stem, or under its whole name as COLMAP has it."""
+    for name in (f"{image.name}.png", *(image.stem + suffix for suffix in SUFFIXES)):
+        if (folder / name).is_file():
+            return folder / name
+    return None

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
+from PIL import Image
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+KINDS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""What is opened at all, by content and not by name."""
+MOST_PIXELS = 200_000_000
+"""An image of more is refused from its header: a few bytes can promise more than any memory holds. The largest
+photographs of phones have as many (16320 x 12240)."""
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+ORIENTATION_TAG = 0x0112
 
 # Decoders fill what is missing of a truncated file with grey, so the end of the file is looked for first.
 ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
@@ -23,14 +37,43 @@ CACHE_BYTES = 128 * 2**20
 _cache: OrderedDict[tuple[Path, int, int], np.ndarray] = OrderedDict()
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Read an image as RGB; grey, alpha and 16-bit images are converted.
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of its image before it is decoded.
 
-    Convention: the pixels are taken as stored. An EXIF orientation is ignored, because cameras are calibrated for the
-    stored pixels.
+    Args:
+        size: (height, width) of the pixels as `read_image` gives them.
+        orientation: how a viewer would turn them (EXIF 0x0112): 1 is upright, 2 to 8 mirror and turn.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def header(path: Path) -> ImageHeader:
+    """Size and EXIF orientation of an image, without decoding it.
+
+    Convention: an orientation that is missing or damaged is 1. That of a TIFF is part of how its rows are stored and
+    decoders obey it, so that its pixels are upright and its orientation is 1.
 
     Raises:
-        FormatError: no such file, truncated, or not an image.
+        FormatError: no such file, not an image of a kind in `KINDS`, no pixels, or more than `MOST_PIXELS`.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _header(path, file, path.stat().st_size)
+    except OSError as error:
+        raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Read an image as RGB; grey, alpha, palette, CMYK and 16-bit images are converted to 8-bit RGB.
+
+    Convention: the pixels are taken as stored. An EXIF orientation is ignored, because cameras are calibrated for the
+    stored pixels; `header` tells it.
+
+    Raises:
+        FormatError: no such file, truncated, not an image, or one of more than `MOST_PIXELS`.
     """
     return np.ascontiguousarray(_decode(path, cv2.IMREAD_COLOR)[..., ::-1])
 
@@ -66,7 +109,7 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
     """Read a mask: True where the grey value is above 127.
 
     Raises:
-        FormatError: no such file, truncated, or not an image.
+        FormatError: no such file, truncated, not an image, or one of more than `MOST_PIXELS`.
     """
     return _decode(path, cv2.IMREAD_GRAYSCALE) > 127
 
@@ -76,11 +119,44 @@ def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     _write_png(path, mask.astype(np.uint8) * 255)
 
 
+def _header(path: Path, file: io.BufferedReader | io.BytesIO, length: int) -> ImageHeader:
+    try:
+        with Image.open(file, formats=KINDS) as image:
+            width, height = image.size
+            kind, exif = image.format, image.info.get("exif")
+    except Image.DecompressionBombError:
+        raise FormatError(
+            f"{path}: expected an image of at most {MOST_PIXELS} pixels, found a header that promises more; "
+            "make it smaller or write it again"
+        ) from None
+    except Exception:  # Pillow's readers of damaged files raise many kinds
+        raise FormatError(
+            f"{path}: expected an image (PNG, JPEG, TIFF, BMP, WebP), found {length} bytes that are none"
+        ) from None
+    if min(width, height) < 1:
+        raise FormatError(f"{path}: expected an image, found one of {width} x {height} pixels (width x height)")
+    return ImageHeader((height, width), 1 if kind == "TIFF" else _orientation(exif))
+
+
+def _orientation(exif: object) -> int:
+    """The orientation in a block of EXIF data; 1 where it is missing or damaged, as viewers take it."""
+    if not isinstance(exif, bytes):
+        return 1
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        found = block.get(ORIENTATION_TAG, 1)
+    except Exception:  # as above
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
 def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
+    _header(path, io.BytesIO(data), len(data))
     for start, end in ENDS.items():
         if data.startswith(start) and end not in data[-END_WITHIN:]:
             raise FormatError(

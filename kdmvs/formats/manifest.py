@@ -9,13 +9,14 @@ from typing import Any
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
 
-FORMAT = 1
+FORMAT = 2
 KEYS: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "unit": (str,),
     "lights": (int,),
     "size": (list,),
     "reference": (str, type(None)),
+    "sparse": (str, type(None)),
     "views": (list,),
     "digest": (str,),
 }

@@ -18,7 +18,7 @@ def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
     """
     from tqdm import tqdm
 
-    from kdmvs.datasets import CONVERTERS
+    from kdmvs.datasets import convert
 
     if len(name) != len(out):
         raise DataError(f"prepare: expected one --out for every --name, found {len(out)} for {len(name)}")
@@ -27,8 +27,7 @@ def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
         raise DataError(
             f"prepare: {wrong[0]}: expected an output called scan.json; the rest of the scan goes beside it"
         )
-    convert = CONVERTERS[settings.kind]()
-    arguments = settings.model_dump(exclude={"kind"})
+    arguments = settings.model_dump()
     root = arguments.get("root")
     made_from = [[scan, files_digest(Path(root) / scan) if root else ""] for scan in name]
     to_do = unkept("prepare", settings.canonical(), made_from, [[path] for path in out])

@@ -1,4 +1,4 @@
-"""The MVSNet door: cameras follow the pixels, depth follows the photo, what is unchanged is copied byte for byte."""
+"""The MVSNet door: cameras follow the pixels, depth follows the photo, what is unchanged is linked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdmvs.datasets.mvsnet import Window, convert
+from kdmvs.config import MvsnetSettings
+from kdmvs.datasets import convert, recognised
 from kdmvs.errors import DataError, KdmvsError
 from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import read_image, write_image, write_mask
@@ -42,7 +43,7 @@ def write_source(root: Path, ids: tuple[int, ...] = (0, 1, 2), depth_stride: int
 
 
 def converted(root: Path, **arguments) -> Scan:
-    convert("plane", root / "out", root=str(root), **arguments)
+    convert("plane", root / "out", **MvsnetSettings(root=str(root), **arguments).model_dump())
     return Scan.open(root / "out")
 
 
@@ -69,23 +70,7 @@ def test_cameras_and_depth_follow_the_pixels(tmp_path: Path, image_size: tuple[i
     assert warp_error(scan) < min(0.014, warp_error(scan, 1.1) / 3)
 
 
-@pytest.mark.parametrize("size", [(64, 96), (64, 64), (128, 160)], ids=str)
-def test_a_resized_camera_names_the_place_that_the_resized_pixel_shows(size: tuple[int, int]) -> None:
-    columns = np.tile(np.arange(WIDTH), (HEIGHT, 1))
-    photo = np.stack((columns, np.arange(HEIGHT)[:, None] + 0 * columns, 0 * columns), axis=-1).astype(np.uint8)
-    scale = max(size[0] / HEIGHT, size[1] / WIDTH)
-    window = Window((HEIGHT, WIDTH), (round(HEIGHT * scale), round(WIDTH * scale)), size)
-    K = window.camera(np.array([[100.0, 0, 70], [0, 100, 40], [0, 0, 1]]))
-    prepared = window.image(photo)
-    v, u = 31, 35
-    seen = prepared[v, u, :2]
-    expected = ((u - K[0, 2]) / K[0, 0] * 100 + 70, (v - K[1, 2]) / K[1, 1] * 100 + 40)
-    np.testing.assert_allclose(seen, expected, atol=0.51)  # grey levels are whole; without the half pixels: 1.2 off
-    mean = np.mean([prepared[8:-8, u, 0].mean() - (u - K[0, 2]) / K[0, 0] * 100 - 70 for u in range(8, size[1] - 8)])
-    assert abs(mean) < 0.05, "the plain convention c' = c s would be (1 - 1/s)/2 px off"
-
-
-def test_what_needs_no_change_is_copied_byte_for_byte_and_the_camera_is_kept(tmp_path: Path) -> None:
+def test_what_needs_no_change_is_linked_byte_for_byte_and_the_camera_is_kept(tmp_path: Path) -> None:
     origin = write_source(tmp_path)
     for path in (origin / "images").glob("*.png"):
         photo = read_image(path)[:96, :128]
@@ -112,11 +97,6 @@ def test_ids_with_gaps_are_numbered_anew_and_originals_are_remembered(tmp_path: 
 
 
 def test_a_strided_depth_map_lies_on_the_pixels_that_it_was_read_from(tmp_path: Path) -> None:
-    window = Window((HEIGHT, WIDTH), (HEIGHT, WIDTH), (96, 128))
-    full = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    prepared = window.nearest(np.ascontiguousarray(full[::2, ::2]))
-    np.testing.assert_array_equal(prepared[::2, ::2], full[2:98:2, 4:132:2])
-    np.testing.assert_array_equal(prepared[1::2, 1::2], full[2:98:2, 4:132:2])
     write_source(tmp_path, depth_stride=2)
     assert warp_error(converted(tmp_path)) < 0.02
 
@@ -182,3 +162,17 @@ def test_photographs_with_a_sensor_warp_onto_each_other_by_their_depth(tmp_path:
     for image_size in (None, (224, 288)):
         scan = converted(tmp_path, image_size=image_size)
         assert warp_error(scan, references=1) < 0.75 * warp_error(scan, 1.1, references=1)
+
+
+def test_an_image_of_another_size_than_the_others_with_a_camera_of_their_size_is_refused(tmp_path: Path) -> None:
+    origin = write_source(tmp_path)
+    path = origin / "images/00000001.png"
+    write_image(path, cv2.resize(read_image(path), None, fx=1.25, fy=1.25))
+    with pytest.raises(DataError, match=r"00000001\.png: expected an image of about 136 x 100"):
+        converted(tmp_path)
+
+
+def test_the_layout_is_recognised(tmp_path: Path) -> None:
+    assert recognised(write_source(tmp_path)) == "mvsnet"
+    with pytest.raises(DataError, match=r"none of them; set dataset\.kind"):
+        recognised(tmp_path / "plane" / "images")

@@ -1,0 +1,75 @@
+"""sparse.npz: points of structure from motion and which view has seen which of them."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from kdmvs.errors import FormatError
+from kdmvs.formats.atomic import replacing
+
+KEYS = ("points", "obs_view", "obs_point")
+MOST_POINTS = 50_000_000
+"""More cannot come from structure from motion; a header that promises them is refused before they are allocated."""
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """Points that structure from motion has triangulated, and which view has seen which of them.
+
+    `view[k]` has seen `point[k]`: a view's place in the scan and a place in `points` (world frame, scan units).
+    """
+
+    points: Float64[np.ndarray, "n 3"]
+    view: Int64[np.ndarray, " m"]
+    point: Int64[np.ndarray, " m"]
+
+    def seen_by(self, i: int) -> Float64[np.ndarray, "k 3"]:
+        """The points that a view has seen."""
+        return self.points[self.point[self.view == i]]
+
+
+def read_sparse(path: Path, views: int) -> SparsePoints:
+    """Read the points of a scan with so many views.
+
+    Raises:
+        FormatError: no such file, no .npz, arrays that are missing, not finite or of another shape, places beyond the
+            last view or point.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        missing = [key for key in KEYS if f"{key}.npy" not in sizes]
+        if missing:
+            raise FormatError(f"{path}: expected arrays {', '.join(KEYS)}, found none called {missing[0]}")
+        if max(sizes[f"{key}.npy"] for key in KEYS) > 24 * MOST_POINTS:
+            raise FormatError(f"{path}: expected at most {MOST_POINTS} points, found arrays of more")
+        with np.load(path, allow_pickle=False) as content:
+            points, view, point = (np.asarray(content[key]) for key in KEYS)
+    except OSError as error:
+        raise FormatError(f"{path}: expected sparse points (.npz), found {error.strerror or error}") from None
+    except (ValueError, KeyError, zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError) as error:
+        raise FormatError(f"{path}: expected sparse points (.npz), found {' '.join(str(error).split())}") from None
+    if points.ndim != 2 or points.shape[1:] != (3,) or view.ndim != 1 or view.shape != point.shape:
+        raise FormatError(
+            f"{path}: expected points [n 3], obs_view [m] and obs_point [m], found {points.shape}, {view.shape} and "
+            f"{point.shape}"
+        )
+    whole = np.issubdtype(view.dtype, np.integer) and np.issubdtype(point.dtype, np.integer)
+    if not (whole and np.issubdtype(points.dtype, np.floating) and np.isfinite(points).all()):
+        raise FormatError(f"{path}: expected finite points and whole numbers for their observations, found others")
+    for name, values, count in (("obs_view", view, views), ("obs_point", point, len(points))):
+        if len(values) and not (values.min() >= 0 and values.max() < count):
+            raise FormatError(f"{path}: expected {name} below {count}, found {values.min()} to {values.max()}")
+    return SparsePoints(points.astype(np.float64), view.astype(np.int64), point.astype(np.int64))
+
+
+def write_sparse(path: Path, sparse: SparsePoints) -> None:
+    """Write points and observations."""
+    view, point = sparse.view.astype(np.int32), sparse.point.astype(np.int32)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, points=sparse.points.astype(np.float64), obs_view=view, obs_point=point)
