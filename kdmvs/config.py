@@ -109,7 +109,57 @@ class MvsnetSettings(FolderSettings):
     planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
 
 
-DatasetSettings = Annotated[SyntheticSettings | AutoSettings | MvsnetSettings, Field(discriminator="kind")]
+class ColmapSettings(FolderSettings):
+    """Scans as COLMAP's projects (images/, sparse/0), one folder per scan under `root`."""
+
+    kind: Literal["colmap"] = "colmap"
+    model: str | None = Field(
+        None, description="Folder of the sparse model below a scan's; none: the one with the most images."
+    )
+    images: str | None = Field(
+        None, description="Folder of the photographs below a scan's; none: images/ beside the model."
+    )
+
+
+class PhotographsSettings(FolderSettings):
+    """Photographs and nothing else, one folder per scan under `root`; cameras by structure from motion (COLMAP's)."""
+
+    kind: Literal["photographs"] = "photographs"
+    max_side: int = Field(
+        1600, ge=256, description="Features are looked for in photographs whose longer side is at most this, in pixels."
+    )
+    features: int = Field(4096, ge=256, description="Most features per photograph.")
+    masked_features: bool = Field(
+        False,
+        description="Look for features on the masks only: for an object that was turned before a camera that stood.",
+    )
+    camera: Literal["SIMPLE_RADIAL", "RADIAL", "OPENCV"] = Field(
+        "SIMPLE_RADIAL", description="Lens model that is estimated: one, two or four coefficients."
+    )
+    single_camera: bool = Field(
+        False,
+        description="All photographs are of one camera that did not zoom; otherwise one per size, make and focal "
+        "length in the EXIF data.",
+    )
+    exhaustive_up_to: int = Field(
+        80,
+        ge=2,
+        description="Every photograph is matched with every other up to this many; more are matched in the order of "
+        "their names, as a walk or a film was taken.",
+    )
+    least_registered: Share = Field(
+        0.5, description="Fewer of the photographs with a pose, as a share, are an error and not a note."
+    )
+    least_angle_deg: float = Field(
+        1.0, ge=0, description="Least median angle under which a point is seen: less was turned on the spot."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the robust estimators.")
+
+
+DatasetSettings = Annotated[
+    SyntheticSettings | AutoSettings | MvsnetSettings | ColmapSettings | PhotographsSettings,
+    Field(discriminator="kind"),
+]
 
 
 class CasMVSNetSettings(Settings):

@@ -18,10 +18,24 @@ def _mvsnet() -> ModuleType:
     return mvsnet
 
 
+def _colmap() -> ModuleType:
+    from kdmvs.datasets import colmap
+
+    return colmap
+
+
+def _photographs() -> ModuleType:
+    from kdmvs.datasets import photographs
+
+    return photographs
+
+
 # Functions, so that only the door asked for is imported. A new one is a module with `read` and `recognises`, a line
 # here, and its settings in config.py, whose keys beyond those of FolderSettings are the arguments of `read`.
 DOORS: dict[str, Callable[[], ModuleType]] = {
     "mvsnet": _mvsnet,
+    "colmap": _colmap,
+    "photographs": _photographs,
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from kdmvs.datasets.lenses import colmap_lens
-from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints
+from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.colmap import ColmapImage, ColmapModel, ColmapPoints, count_images, model_suffix, read_model
 from kdmvs.formats.image import SUFFIXES
@@ -61,7 +61,7 @@ def read(root: Path, name: str, *, model: str | None = None, images: str | None 
         chosen = found[int(np.argmax(counts))]
         if len(found) > 1:
             listed = ", ".join(f"{path.relative_to(folder)} {n}" for path, n in zip(found, counts, strict=True))
-            notes.append(f"several models (images): {listed}; {chosen.relative_to(folder)} is used, see dataset.model")
+            notes.append(f"several models (and their images): {listed}; {chosen.relative_to(folder)} is used")
     photographs = folder / images if images is not None else _images_beside(folder, chosen)
     if not photographs.is_dir():
         raise DataError(f"{photographs}: expected the folder of photographs, found none; see dataset.images")
@@ -160,15 +160,9 @@ def _view(model: ColmapModel, image: ColmapImage, path: Path, masks: Path) -> So
         image.cam_from_world,
         size=(camera.height, camera.width),
         lens=colmap_lens(camera.model, camera.coefficients),
-        mask=mask_of(masks, image.name),
+        mask=mask_beside(masks / PurePosixPath(image.name).parent, path),
         name=image.name,
     )
-
-
-def mask_of(masks: Path, name: str) -> Path | None:
-    """The mask of an image: its name with .png behind it, or instead of its suffix."""
-    names = (f"{name}.png", *(str(PurePosixPath(name).with_suffix(suffix)) for suffix in SUFFIXES))
-    return next((masks / name for name in names if os.path.isfile(masks / name)), None)
 
 
 def _sparse(points: ColmapPoints, images: Sequence[ColmapImage]) -> SparsePoints | None:
