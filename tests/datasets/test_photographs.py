@@ -281,7 +281,7 @@ def test_only_folders_of_nothing_but_photographs_are_recognised(tmp_path: Path) 
 
 
 def camera_errors(source: SourceScan, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Of every view after the best similarity: rotation in degrees, centre in median distances of neighbouring views."""
+    """Per view after the best similarity: rotation in degrees, centre in median distances between nearest views."""
     given = np.stack([read_cam(folder / "cams" / f"{Path(view.name).stem}_cam.txt")[1] for view in source.views])
     found = np.stack([view.cam_from_world for view in source.views])
     target, centre = centres(given), centres(found)
