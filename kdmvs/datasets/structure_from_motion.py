@@ -17,6 +17,10 @@ ADVICE = (
     "take sharp photographs of something with texture, each showing two thirds of the one before, walking around it"
 )
 LEAST_VIEWS = 3
+LEAST_MATCHES = 15
+"""Matches that one geometry explains; with fewer, COLMAP does not count a pair."""
+ERRORS_ONLY = 2
+"""Of COLMAP's levels of messages, which are hundreds of lines otherwise."""
 OVERLAP = 10
 """Pictures that follow one in the order of names and are matched with it, where not all are; beyond, powers of two."""
 
@@ -70,7 +74,7 @@ def reconstruct(
     check_installed()
     import pycolmap
 
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    pycolmap.logging.minloglevel = ERRORS_ONLY
     pycolmap.set_random_seed(seed)
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     database, pictures = project / "database.db", project / "images"
@@ -141,7 +145,8 @@ def _kinds_of_pairs(database: Path) -> list[str]:
 
     with pycolmap.Database.open(database) as opened:
         _, geometries = opened.read_two_view_geometries()
-    return [pycolmap.TwoViewGeometryConfiguration(geometry.config).name for geometry in geometries]
+    matched = [geometry for geometry in geometries if len(geometry.inlier_matches) >= LEAST_MATCHES]
+    return [pycolmap.TwoViewGeometryConfiguration(geometry.config).name for geometry in matched]
 
 
 def _no_model(pictures: int, kinds: Sequence[str]) -> str:
