@@ -134,10 +134,10 @@ def read(
             structure_from_motion.reconstruct(
                 project, cameras, model=camera, features=features, exhaustive_up_to=exhaustive_up_to, seed=seed
             )
-            (project / KEY).write_text(key, encoding="utf-8")
+            (project / KEY).write_bytes(key.encode())
         source = colmap.read(project.parent, project.name)
     source = _of_photographs(source, photographs, masks)
-    _check(folder, source, len(photographs), least_registered, least_angle_deg)
+    _check(folder, source, [photograph.name for photograph in photographs], least_registered, least_angle_deg)
     return source
 
 
@@ -202,7 +202,7 @@ def _project(kept: Path, key: str) -> Iterator[tuple[Path, bool]]:
 
     Where nothing can be written beside the photographs, the folder is a temporary one.
     """
-    if (kept / KEY).is_file() and (kept / KEY).read_text(encoding="utf-8") == key:
+    if (kept / KEY).is_file() and (kept / KEY).read_bytes() == key.encode():
         yield kept, True
         return
     if kept.exists() and not (kept / KEY).is_file():
@@ -301,13 +301,16 @@ def _of_photographs(source: SourceScan, photographs: Sequence[Photograph], masks
     return replace(source, views=views)
 
 
-def _check(folder: Path, source: SourceScan, photographs: int, least_registered: float, least_angle_deg: float) -> None:
+def _check(
+    folder: Path, source: SourceScan, names: Sequence[str], least_registered: float, least_angle_deg: float
+) -> None:
     """Refuse a reconstruction that nothing dense can be made from."""
-    if len(source.views) < max(LEAST_VIEWS, least_registered * photographs):
+    left_out = sorted(set(names) - {view.name for view in source.views})
+    if len(source.views) < max(LEAST_VIEWS, least_registered * len(names)):
         raise DataError(
-            f"{folder}: expected a pose of at least {least_registered:.0%} of {photographs} photographs, found "
-            f"{len(source.views)}; {source.notes[-1] if source.notes else ''}; add photographs between those that have "
-            "poses and those that have not, or lower dataset.least_registered"
+            f"{folder}: expected a pose of at least {least_registered:.0%} of {len(names)} photographs, found "
+            f"{len(source.views)}; none of {colmap.listing(left_out)}; add photographs between these and the others, "
+            "or lower dataset.least_registered"
         )
     found = median_angle_deg(source.views, source.sparse) if source.sparse is not None else 0.0
     if found < least_angle_deg:
