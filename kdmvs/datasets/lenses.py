@@ -137,7 +137,7 @@ def colmap_lens(model: str, coefficients: Sequence[float]) -> Lens | None:
         return None
     if model in ("SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"):
         return opencv_lens(*coefficients)
-    if model in ("SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"):
+    if model in ("SIMPLE_FISHEYE", "FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"):
         return FisheyeLens(*coefficients)
     if model == "THIN_PRISM_FISHEYE":
         k1, k2, p1, p2, k3, k4, sx1, sy1 = coefficients

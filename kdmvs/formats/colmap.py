@@ -34,10 +34,15 @@ MODELS: dict[int, tuple[str, int]] = {
     8: ("SIMPLE_RADIAL_FISHEYE", 4),
     9: ("RADIAL_FISHEYE", 5),
     10: ("THIN_PRISM_FISHEYE", 12),
+    14: ("SIMPLE_FISHEYE", 3),
+    15: ("FISHEYE", 4),
 }
-"""Camera models: id in binary files -> name, number of parameters."""
+"""Camera models: id in binary files -> name, number of parameters. The last two are of COLMAP 4, not in formats.md."""
 PARAMETERS = dict(MODELS.values())
-ONE_FOCAL_LENGTH = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
+KNOWN = ", ".join(PARAMETERS)
+ONE_FOCAL_LENGTH = (
+    "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_FISHEYE"
+)  # fmt: skip
 NO_POINT = -1
 """Id of the point of a keypoint that has none."""
 FILES = ("cameras", "images", "points3D")
@@ -266,7 +271,7 @@ def _points(
     positions: Sequence[Sequence[float]],
     colors: Sequence[Sequence[int]],
     errors: Sequence[float],
-    tracks: Sequence[Int64[np.ndarray, "t 2"]],
+    tracks: Sequence[Int64[np.ndarray, "_ 2"]],
 ) -> ColmapPoints:
     if len(set(ids)) != len(ids):
         twice = Counter(ids).most_common(1)[0][0]
@@ -364,7 +369,7 @@ def _binary_cameras(path: Path) -> Iterator[ColmapCamera]:
         where = file.where
         id, number, width, height = (int(value) for value in file.take(CAMERA))
         if number not in MODELS:
-            raise FormatError(f"{where}: expected a camera model of 0 to {max(MODELS)}, found {number}; {UNDISTORT}")
+            raise FormatError(f"{where}: expected a camera of {KNOWN}, found the model of id {number}; {UNDISTORT}")
         model, count = MODELS[number]
         yield _camera(where, id, model, width, height, file.take(struct.Struct(f"<{count}d")))
     file.end()
@@ -434,8 +439,7 @@ def _text_cameras(path: Path) -> Iterator[ColmapCamera]:
             raise FormatError(f"{where}: expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS, found `{_short(words)}`")
         model = words[1]
         if model not in PARAMETERS:
-            known = ", ".join(PARAMETERS)
-            raise FormatError(f"{where}: expected one of {known}, found `{model[:60]}`; {UNDISTORT}")
+            raise FormatError(f"{where}: expected a camera of {KNOWN}, found `{model[:60]}`; {UNDISTORT}")
         if len(words) != 4 + PARAMETERS[model]:
             raise FormatError(
                 f"{where}: expected {PARAMETERS[model]} parameters of {model}, found {len(words) - 4}; "

@@ -64,6 +64,8 @@ def test_the_thin_prism_adds_to_the_angles() -> None:
         ("OPENCV_FISHEYE", (1.0, 1.0, 0.0, 0.0, 0.04, -0.02, 0.006, -0.001)),
         ("SIMPLE_RADIAL_FISHEYE", (1.0, 0.0, 0.0, 0.05)),
         ("RADIAL_FISHEYE", (1.0, 0.0, 0.0, 0.05, -0.01)),
+        ("SIMPLE_FISHEYE", (1.0, 0.0, 0.0)),
+        ("FISHEYE", (1.0, 1.0, 0.0, 0.0)),
         ("FOV", (1.0, 1.0, 0.0, 0.0, 0.8)),
         ("THIN_PRISM_FISHEYE", (1.0, 1.0, 0.0, 0.0, 0.1, 0.02, 0.003, -0.004, 0.005, 0.006, 0.007, -0.008)),
     ],
