@@ -7,10 +7,13 @@ the other. What comes out is a COLMAP project, which a user can open in COLMAP, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from kdmvs.datasets.turning import is_turn
 from kdmvs.errors import DataError
 
 ADVICE = (
@@ -19,6 +22,8 @@ ADVICE = (
 LEAST_VIEWS = 3
 LEAST_MATCHES = 15
 """Matches that one geometry explains; with fewer, COLMAP does not count a pair."""
+LOOKED_AT = 200
+"""Pairs, at most about twice as many, that are asked whether a turn on the spot explains them."""
 ERRORS_ONLY = 2
 """Of COLMAP's levels of messages, which are hundreds of lines otherwise."""
 OVERLAP = 10
@@ -119,16 +124,17 @@ def reconstruct(
             verification_options=verification,
             device=pycolmap.Device.cpu,
         )
-    kinds = _kinds_of_pairs(database)
-    if not kinds:
-        raise DataError(f"expected photographs that show the same, found no two of {len(names)} that match; {ADVICE}")
+    _check_pairs(database, {name: camera.size for camera in cameras for name in camera.names})
 
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed, options.min_model_size = threads, seed, LEAST_VIEWS
     (project / "sparse").mkdir()
     models = pycolmap.incremental_mapping(database, pictures, project / "sparse", options=options)
     if not any(found.num_reg_images() >= LEAST_VIEWS for found in models.values()):
-        raise DataError(_no_model(len(names), kinds))
+        raise DataError(
+            f"expected at least {LEAST_VIEWS} photographs that can be put together, found some of {len(names)} that "
+            f"match but no start among them; {ADVICE}"
+        )
 
 
 def _parameters(model: str, focal: float, size: tuple[int, int]) -> str:
@@ -139,24 +145,31 @@ def _parameters(model: str, focal: float, size: tuple[int, int]) -> str:
     return ",".join(map(repr, values))
 
 
-def _kinds_of_pairs(database: Path) -> list[str]:
-    """What relates the two pictures of each pair with verified matches, in COLMAP's words (CALIBRATED, PANORAMIC)."""
+def _check_pairs(database: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse pictures of which no two match, or most pairs of which a turn on the spot explains."""
     import pycolmap
 
+    turned = []
     with pycolmap.Database.open(database) as opened:
-        _, geometries = opened.read_two_view_geometries()
-    matched = [geometry for geometry in geometries if len(geometry.inlier_matches) >= LEAST_MATCHES]
-    return [pycolmap.TwoViewGeometryConfiguration(geometry.config).name for geometry in matched]
-
-
-def _no_model(pictures: int, kinds: Sequence[str]) -> str:
-    turned = sum(kind.endswith("PANORAMIC") for kind in kinds)
-    if 2 * turned > len(kinds):
-        return (
-            f"expected photographs from different places, found {turned} of {len(kinds)} matching pairs that a turn on "
-            "the spot explains; walk around the object, do not turn on the spot"
+        names = {image.image_id: image.name for image in opened.read_all_images()}
+        pairs = [
+            (pycolmap.pair_id_to_image_pair(int(pair)), np.asarray(geometry.inlier_matches))
+            for pair, geometry in zip(*opened.read_two_view_geometries(), strict=True)
+            if len(geometry.inlier_matches) >= LEAST_MATCHES
+        ]
+        if not pairs:
+            raise DataError(
+                f"expected photographs that show the same, found no two of {len(sizes)} that match; {ADVICE}"
+            )
+        for (one, other), matches in pairs[:: 1 + len(pairs) // LOOKED_AT]:
+            size = sizes[names[one]]
+            places, places2 = (
+                np.asarray(opened.read_keypoints(image), dtype=np.float64)[matches[:, k], :2]
+                for k, image in enumerate((one, other))
+            )
+            turned.append(size == sizes[names[other]] and is_turn(places, places2, size))
+    if 2 * sum(turned) > len(turned):
+        raise DataError(
+            f"expected photographs from different places, found that a turn on the spot explains {sum(turned)} of "
+            f"{len(turned)} matching pairs; walk around the object, do not turn on the spot"
         )
-    return (
-        f"expected at least {LEAST_VIEWS} photographs that can be put together, found {len(kinds)} matching pairs of "
-        f"{pictures} photographs and no start among them; {ADVICE}"
-    )
