@@ -227,7 +227,7 @@ def _write_pictures(
     project: Path, photographs: Sequence[Photograph], max_side: int, single_camera: bool
 ) -> list[SharedCamera]:
     """Turned and shrunk photographs under project/images/, and which of them one camera took."""
-    shared: dict[tuple[object, ...], list[Photograph]] = {}
+    shared: dict[tuple[tuple[int, int], str], list[Photograph]] = {}
     for photograph in photographs:
         window = _shrunk(photograph, max_side)
         target = project / "images" / photograph.name
@@ -237,20 +237,18 @@ def _write_pictures(
             target.symlink_to(photograph.path.resolve())
         else:
             _write_picture(target, window.image(turned(image, photograph.turn)))
-        one = () if single_camera else (photograph.lens,)
-        shared.setdefault((window.size, *one), []).append(photograph)
+        shared.setdefault((window.size, "" if single_camera else photograph.lens), []).append(photograph)
     if single_camera and len(shared) > 1:
-        sizes = ", ".join(f"{width} x {height}" for (height, width), *_ in shared)
+        sizes = ", ".join(f"{width} x {height}" for (height, width), _ in shared)
         raise DataError(
             f"{photographs[0].path.parent}: expected photographs of one size, since dataset.single_camera is set, "
             f"found {sizes} (width x height, at most {max_side}); unset it or leave out the others"
         )
     cameras = []
-    for group in shared.values():
-        height, width = _shrunk(group[0], max_side).size
+    for (size, _), group in shared.items():
         equivalent = group[0].focal_length_35mm
-        focal = None if equivalent is None else equivalent / DIAGONAL_35MM * float(np.hypot(height, width))
-        cameras.append(SharedCamera(tuple(photograph.name for photograph in group), focal, (height, width)))
+        focal = None if equivalent is None else equivalent / DIAGONAL_35MM * float(np.hypot(*size))
+        cameras.append(SharedCamera(tuple(photograph.name for photograph in group), focal, size))
     return cameras
 
 

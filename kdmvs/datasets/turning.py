@@ -20,8 +20,8 @@ FOCAL_LENGTHS = np.geomspace(0.4, 5.0, 24)
 """Tried first, in longer sides of the photograph."""
 MOST_LEFT = 0.05
 """What keeps the homography from being a rotation, in parts of its distance from standing still. Measured: 0.01 for a
-turn, 0.05 with a principal point 2 % off; 0.09 to 0.18 for a scan of DTU, which resembles one most; above 1.3 for cameras
-that move along a wall."""
+turn, 0.05 with a principal point 2 % off; 0.09 to 0.18 for a scan of DTU, which resembles one most; above 1.3 for
+cameras that move along a wall."""
 
 
 def is_turn(at: Float64[np.ndarray, "m 2"], at2: Float64[np.ndarray, "m 2"], size: tuple[int, int]) -> bool:
