@@ -268,7 +268,7 @@ def _prepared(
     """The prepared image of a photograph, or of another light of it."""
     image = turned(read_image(path), photo.turn)
     if places is not None:
-        image = np.asarray(cv2.remap(image, places, np.empty(0), cv2.INTER_LINEAR), dtype=np.uint8)
+        image = np.asarray(cv2.remap(image, places, None, cv2.INTER_LINEAR))  # type: ignore[call-overload]
     return window.image(image)
 
 
