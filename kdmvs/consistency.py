@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from kdmvs.geometry import inside, pixel_grid, project, relative_projection, reproject, sample, unproject
+from kdmvs.geometry import inside, pixel_grid, project, reproject, sample, unproject
 from kdmvs.parallel import in_bands
 from kdmvs.types import Agreement, Camera
 
@@ -252,6 +252,9 @@ def projection(ref: Camera, src: Camera) -> Float[np.ndarray, "*b 3 4"]:
 
     One of the two may have a batch axis, or both.
     """
-    exact = [Camera(camera.K.double(), camera.cam_from_world.double()) for camera in (ref, src)]
-    rotation, translation = relative_projection(*exact)
-    return torch.cat((rotation, translation[..., None]), dim=-1).contiguous().numpy()
+    (K_ref, pose_ref), (K_src, pose_src) = (
+        (camera.K.double().numpy(), camera.cam_from_world.double().numpy()) for camera in (ref, src)
+    )
+    src_from_ref = pose_src @ np.linalg.inv(pose_ref)  # not torch's, whose inverse of a small matrix takes 0.5 ms
+    rotation = K_src @ src_from_ref[..., :3, :3] @ np.linalg.inv(K_ref)
+    return np.concatenate((rotation, K_src @ src_from_ref[..., :3, 3:]), axis=-1)

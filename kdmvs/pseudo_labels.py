@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from kdmvs.parallel import in_bands
 from kdmvs.types import PseudoLabel
 
 Target = Literal["bin_mass", "density", "softmax_of_density"]
 
 LEAST_VARIANCE = 1e-6
 """In squared hypothesis spacings: with no floor and views that agree exactly, a label is a step, never 0 / 0."""
+
+LEAST_ROWS = 16
+"""Rows that are worth a thread of their own."""
 
 
 def fit(
@@ -31,6 +36,26 @@ def fit(
     variance is the maximum likelihood estimate (divisor N), at least `relative_variance_floor` times the squared mean.
     Mean and variance are 0 where not valid.
     """
+    if depth.device.type != "cpu":
+        return plain_fit(depth, votes, first, second, valid, relative_variance_floor)
+    from kdmvs.kernels.encode import gaussians
+
+    mean, variance = torch.empty(depth.shape, dtype=depth.dtype), torch.empty(depth.shape, dtype=depth.dtype)
+    rows = [x.reshape(-1, depth.shape[-1]).numpy() for x in (depth, votes, first, second, valid)]
+    out = [x.view(-1, depth.shape[-1]).numpy() for x in (mean, variance)]
+    in_bands(partial(gaussians, *rows, relative_variance_floor, *out), len(out[0]), least=LEAST_ROWS)
+    return PseudoLabel(mean, variance, valid)
+
+
+def plain_fit(
+    depth: Float[Tensor, "*b h w"],
+    votes: Integer[Tensor, "*b h w"],
+    first: Float[Tensor, "*b h w"],
+    second: Float[Tensor, "*b h w"],
+    valid: Bool[Tensor, "*b h w"],
+    relative_variance_floor: float,
+) -> PseudoLabel:
+    """The twin of `kdmvs.kernels.encode.gaussians` in torch."""
     count = votes.to(depth.dtype)
     share = count / (count + 1)
     mean_difference = share * first

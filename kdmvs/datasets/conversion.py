@@ -264,10 +264,12 @@ def _add(
 
 def _prepared(
     path: Path, photo: Photo, window: Window, places: Float32[np.ndarray, "h w 2"] | None
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "hh ww 3"]:
     """The prepared image of a photograph, or of another light of it."""
     image = turned(read_image(path), photo.turn)
-    return window.image(image if places is None else np.asarray(cv2.remap(image, places, None, cv2.INTER_LINEAR)))
+    if places is not None:
+        image = np.asarray(cv2.remap(image, places, None, cv2.INTER_LINEAR))  # type: ignore[call-overload]
+    return window.image(image)
 
 
 def _places(photo: Photo, kept: dict[str, tuple[Photo, np.ndarray]]) -> Float32[np.ndarray, "h w 2"] | None:
@@ -310,7 +312,9 @@ def _at_pixels(
     return window.nearest(values)
 
 
-def _shown(photo: Photo, window: Window, places: Float32[np.ndarray, "h w 2"] | None) -> Bool[np.ndarray, "h w"] | None:
+def _shown(
+    photo: Photo, window: Window, places: Float32[np.ndarray, "h w 2"] | None
+) -> Bool[np.ndarray, "hh ww"] | None:
     """Where a prepared pixel shows something of the photograph; None where all do."""
     shown = None if window.full else window.inside()
     if places is not None:

@@ -40,7 +40,7 @@ def features(image: UInt8[np.ndarray, "h w 3"]) -> tuple[Features, float]:
     scale = max(1.0, max(grey.shape) / LONGEST_SIDE)
     if scale > 1:
         grey = cv2.resize(grey, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
-    keypoints, descriptors = cv2.SIFT_create(MOST_FEATURES).detectAndCompute(grey, None)
+    keypoints, descriptors = cv2.SIFT_create(MOST_FEATURES).detectAndCompute(grey, None)  # type: ignore[attr-defined]
     if descriptors is None:
         return Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32)), scale
     places = (np.array([point.pt for point in keypoints], dtype=np.float64) + 0.5) * scale - 0.5
@@ -97,5 +97,5 @@ def triangulated(
         good[good] = angle_deg(place[good], where[i], where[j]) > LEAST_ANGLE_DEG
         points.append(place[good])
         views.append(np.tile([i, j], (int(good.sum()), 1)))
-    view = np.concatenate(views).ravel()
-    return SparsePoints(np.concatenate(points), view, np.repeat(np.arange(len(view) // 2), 2))
+    seen_by = np.concatenate(views).ravel()
+    return SparsePoints(np.concatenate(points), seen_by, np.repeat(np.arange(len(seen_by) // 2), 2))

@@ -26,6 +26,7 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
     from functools import lru_cache
 
     import torch
+    from numpy import count_nonzero
     from tqdm import tqdm
 
     from kdmvs import device, storage
@@ -68,13 +69,14 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
                 )
                 needed = settings.least_votes or len(sources)
                 valid = validated(confidence, votes, threshold=settings.confidence, least_votes=needed)
-                confident += int((confidence > settings.confidence).sum())
-                agreeing += int((votes >= max(1, needed)).sum())
-                kept += int(valid.sum())
+                agree = votes >= max(1, needed)
+                confident += int(count_nonzero((confidence > settings.confidence).cpu().numpy()))
+                agreeing += int(count_nonzero(agree.cpu().numpy()))
+                kept += int(count_nonzero(valid.cpu().numpy()))
                 write(
                     i,
                     valid=valid.cpu().numpy(),
-                    votes=votes.clamp(max=255).cpu().numpy(),
+                    votes=votes.clamp(max=255).to(torch.uint8).cpu().numpy(),
                     first=first.cpu().numpy(),
                     second=second.cpu().numpy(),
                 )

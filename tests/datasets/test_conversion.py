@@ -71,20 +71,22 @@ def converted(source: SourceScan, folder: Path, **settings) -> Scan:
 
 def warp_error(scan: Scan, factor: float = 1.0) -> float:
     """Mean colour difference of the second view warped onto the first by its depth, where both masks are on."""
-    group, depth = scan.group(0, [1]), scan.measured_depth(0)
+    group, depth, mask = scan.group(0, [1]), scan.measured_depth(0), scan.mask(1)
     assert depth is not None
+    shown = torch.ones(1, *scan.size) if mask is None else mask[None].float()
     warped, seen = warp_to_reference(
-        group.images[1, None], depth[None] * factor, group.cameras[0][None], group.cameras[1][None]
+        torch.cat((group.images[1], shown))[None], depth[None] * factor, group.cameras[0][None], group.cameras[1][None]
     )
-    seen &= depth > 0
-    return float((warped - group.images[:1]).abs().mean(dim=1)[seen].mean())
+    seen &= (depth > 0) & (warped[:, 3] > 0.999)
+    return float((warped[:, :3] - group.images[:1]).abs().mean(dim=1)[seen].mean())
 
 
 @pytest.mark.parametrize("image_size", [None, (64, 96), (160, 192)], ids=str)
 @pytest.mark.parametrize("k", [-0.12, 0.12])
 def test_a_lens_is_taken_away_and_depth_goes_with_it(tmp_path: Path, k: float, image_size) -> None:
+    pinhole = converted(photographs(tmp_path), tmp_path / "pinhole", image_size=image_size)
     scan = converted(photographs(tmp_path, Barrel(k)), tmp_path / "scan", image_size=image_size)
-    assert warp_error(scan) < min(0.02, warp_error(scan, 1.1) / 3)
+    assert warp_error(scan) < 2 * warp_error(pinhole) < 0.7 * warp_error(pinhole, 1.1)  # one more resampling
     bent = SourceScan([replace(view, lens=None) for view in photographs(tmp_path, Barrel(k)).views])
     assert warp_error(converted(bent, tmp_path / "bent", image_size=image_size)) > 1.3 * warp_error(scan)
 
@@ -107,7 +109,6 @@ def test_a_photograph_that_needs_nothing_is_linked_and_survives_another_conversi
     before = source.views[1].image.read_bytes()
     converted(source, tmp_path / "scan", image_size=(64, 64))
     assert source.views[1].image.read_bytes() == before
-    assert scan.measured_depth(1) is not None
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
@@ -142,7 +143,7 @@ def test_a_photograph_made_smaller_takes_its_camera_with_it(tmp_path: Path) -> N
     assert scan.size == (64, 64)  # 64 x 80, cut
     K = camera(0, HEIGHT, WIDTH).K
     assert float(scan.camera(0).K[0, 2]) == pytest.approx((float(K[0, 2]) + 0.5) / 2 - 0.5 - 8)
-    assert warp_error(scan) < min(0.02, warp_error(scan, 1.1) / 3)
+    assert warp_error(scan) < 1.1 * warp_error(converted(source, tmp_path / "resized", image_size=(64, 64)))
 
 
 def test_an_image_of_other_proportions_than_its_camera_is_refused(tmp_path: Path) -> None:
@@ -273,7 +274,8 @@ def test_without_points_ranges_or_depth_matches_are_triangulated(tmp_path: Path)
     assert np.median(np.abs(off)) < 2
     for i in range(4):
         low, high = scan.depth_range(i).tolist()
-        assert 400 < low < 620 < high < 900
+        depth = plane_depth(camera(i, HEIGHT, WIDTH), HEIGHT, WIDTH)
+        assert 0.8 * depth.min() < low < depth.median() < high < 1.2 * depth.max()
     guessed = converted(source, tmp_path / "guessed", triangulate=False)
     assert guessed.sparse() is None
     assert guessed.depth_range(0).tolist() != scan.depth_range(0).tolist()
