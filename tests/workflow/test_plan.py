@@ -24,6 +24,7 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
         (["config/demo.yaml", "config/control.yaml"], 4),
         (["config/demo.yaml", "config/sweep.yaml"], 9),  # one teacher, two students for each of four experiments
         (["config/photographs.yaml"], 3),
+        (["config/own_photographs.yaml"], 3),
     ],
 )
 def test_every_shipped_configuration_plans_its_models(checkout, configurations, models):
