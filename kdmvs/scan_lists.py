@@ -18,8 +18,12 @@ MOST_BYTES = 1_000_000
 SHOWN = 60
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _scans(numbers: str) -> tuple[str, ...]:
-    return tuple(f"scan{number}" for number in numbers.split())
+    return tuple(f"scan{number}" for number in _names(numbers))
 
 
 LISTS: dict[str, tuple[str, ...]] = {
@@ -32,8 +36,7 @@ LISTS: dict[str, tuple[str, ...]] = {
     "tanks-intermediate": ("Family", "Francis", "Horse", "Lighthouse", "M60", "Panther", "Playground", "Train"),
     "tanks-advanced": ("Auditorium", "Ballroom", "Courtroom", "Museum", "Palace", "Temple"),
     "tanks-training": ("Barn", "Caterpillar", "Church", "Courthouse", "Ignatius", "Meetingroom", "Truck"),
-    "blendedmvs-train": tuple(
-        """
+    "blendedmvs-train": _names("""
         5c1f33f1d33e1f2e4aa6dda4 5bfe5ae0fe0ea555e6a969ca 5bff3c5cfe0ea555e6bcbf3a 58eaf1513353456af3a1682a
         5bfc9d5aec61ca1dd69132a2 5bf18642c50e6f7f8bdbd492 5bf26cbbd43923194854b270 5bf17c0fd439231948355385
         5be3ae47f44e235bdbbc9771 5be3a5fb8cfdd56947f6b67c 5bbb6eb2ea1cfa39f1af7e0c 5ba75d79d76ffa2c86cf2f05
@@ -60,18 +63,10 @@ LISTS: dict[str, tuple[str, ...]] = {
         5a8315f624b8e938486e0bd8 5a48c4e9c7dab83a7d7b5cc7 59ecfd02e225f6492d20fcc9 59f87d0bfa6280566fb38c9a
         59f363a8b45be22330016cad 59f70ab1e5c5d366af29bf3e 59e75a2ca9e91f2c5526005d 5947719bf1b45630bd096665
         5947b62af1b45630bd0c2a02 59056e6760bb961de55f3501 58f7f7299f5b5647873cb110 58cf4771d0f5fb221defe6da
-        58d36897f387231e6c929903 58c4bb4f4a69c55606122be4
-        """.split()
-    ),
-    "blendedmvs-val": (
-        "5b7a3890fc8fcf6781e2593a",
-        "5c189f2326173c3a09ed7ef3",
-        "5b950c71608de421b1e7318f",
-        "5a6400933d809f1d8200af15",
-        "59d2657f82ca7774b1ec081d",
-        "5ba19a8a360c7c30c1c169df",
-        "59817e4a1bd4b175e7038d19",
-    ),
+        58d36897f387231e6c929903 58c4bb4f4a69c55606122be4"""),
+    "blendedmvs-val": _names("""
+        5b7a3890fc8fcf6781e2593a 5c189f2326173c3a09ed7ef3 5b950c71608de421b1e7318f 5a6400933d809f1d8200af15
+        59d2657f82ca7774b1ec081d 5ba19a8a360c7c30c1c169df 59817e4a1bd4b175e7038d19"""),
 }
 
 

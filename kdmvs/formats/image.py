@@ -101,13 +101,13 @@ def write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     _write_png(path, np.ascontiguousarray(image[..., ::-1]))
 
 
-def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """Read a mask: True where the grey value is above 127.
+def read_mask(path: Path, above: int = 127) -> Bool[np.ndarray, "h w"]:
+    """Read a mask: True where the grey value is above a bound.
 
     Raises:
         FormatError: no such file, truncated, not an image, or one of more than `MOST_PIXELS`.
     """
-    return _decode(path, cv2.IMREAD_GRAYSCALE) > 127
+    return _decode(path, cv2.IMREAD_GRAYSCALE) > above
 
 
 def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
