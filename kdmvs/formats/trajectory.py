@@ -19,6 +19,7 @@ from kdmvs.formats.text import lines, numbers
 
 LINES = 5
 LARGEST_INDEX = 10**9
+LARGEST_SCALE = 1e9
 ROTATION_TOLERANCE = 1e-3
 """Largest entry of R R^T - 1."""
 
@@ -92,7 +93,7 @@ def _similarity(where: str, matrix: Float64[np.ndarray, "4 4"]) -> float:
         scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
         rotation = matrix[:3, :3] / scale
         error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    if not (scale > 0 and error <= ROTATION_TOLERANCE and np.array_equal(matrix[3], [0, 0, 0, 1])):
+    if not (1 / LARGEST_SCALE < scale < LARGEST_SCALE and error <= ROTATION_TOLERANCE and np.array_equal(matrix[3], [0, 0, 0, 1])):
         raise FormatError(
             f"{where}: expected a rotation, a scale and a translation over 0 0 0 1, found one {error:g} off"
         )
