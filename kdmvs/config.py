@@ -113,7 +113,7 @@ class MvsnetSettings(FolderSettings):
 
 
 class DtuSettings(FolderSettings):
-    """DTU as MVSNet has preprocessed it: `root` is dtu_training (Cameras/, Rectified/, Depths/); scans are scan2, ..."""
+    """DTU as MVSNet has preprocessed it: `root` is dtu_training (Cameras/, Rectified/, ...); scans are scan2, ..."""
 
     kind: Literal["dtu"] = "dtu"
     test_root: str | None = Field(

@@ -93,7 +93,11 @@ def _similarity(where: str, matrix: Float64[np.ndarray, "4 4"]) -> float:
         scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
         rotation = matrix[:3, :3] / scale
         error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    if not (1 / LARGEST_SCALE < scale < LARGEST_SCALE and error <= ROTATION_TOLERANCE and np.array_equal(matrix[3], [0, 0, 0, 1])):
+    if not (
+        1 / LARGEST_SCALE < scale < LARGEST_SCALE
+        and error <= ROTATION_TOLERANCE
+        and np.array_equal(matrix[3], [0, 0, 0, 1])
+    ):
         raise FormatError(
             f"{where}: expected a rotation, a scale and a translation over 0 0 0 1, found one {error:g} off"
         )

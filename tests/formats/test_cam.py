@@ -104,3 +104,14 @@ def test_a_camera_that_is_none_is_refused_in_one_line(tmp_path: Path, old: str, 
         read_cam(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_the_files_that_colmap2mvsnet_has_written_are_read_once_their_depth_line_is_declared(shared_data: Path) -> None:
+    cameras = sorted((shared_data / "native" / "mvsnet_meeting_room" / "cams").glob("*_cam.txt"))
+    assert len(cameras) == 5
+    for path in cameras:
+        with pytest.raises(FormatError, match=r"declare dataset\.depth_line"):
+            read_cam(path)
+        K, _, low, high = read_cam(path, "maximum")
+        assert K[0, 2] == 1200
+        assert 0 < low < high < 20
