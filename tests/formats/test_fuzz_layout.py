@@ -1,7 +1,8 @@
-"""Damaged cam.txt, pair.txt, PFM and image files are read or refused in one line; nothing else comes out."""
+"""Damaged files of the one layout are read or refused in one line; nothing else comes out of their parsers."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from kdmvs.formats.cam import read_cam, write_cam
 from kdmvs.formats.image import header, read_image, read_mask
+from kdmvs.formats.manifest import read_manifest
 from kdmvs.formats.pair import read_pair, write_pair
 from kdmvs.formats.pfm import read_pfm, write_pfm
+from kdmvs.formats.ply import read_ply
 from tests.mutations import damaged, fuzzed, parses_or_says_why
 
 CAM = b"extrinsic\n0.36 0.48 -0.8 10.5\n-0.8 0.6 0 -20\n0.48 0.64 0.6 600\n0 0 0 1\n\n" + (
@@ -86,3 +89,32 @@ def test_windows_line_ends_a_byte_order_mark_and_odd_names_change_nothing(tmp_pa
     data = (folder / "3.pfm").read_bytes()
     (folder / "windows.pfm").write_bytes(data[:12].replace(b"\n", b"\r\n") + data[12:])
     np.testing.assert_array_equal(read_pfm(folder / "windows.pfm"), read_pfm(folder / "3.pfm"))
+
+
+MANIFEST = json.dumps(
+    {"format": 1, "name": "a", "unit": "mm", "lights": 1, "size": [64, 96], "reference": None, "digest": "0"}
+    | {"views": [dict.fromkeys(("image", "camera", "source"), "x") | {"lights": ["x"], "depth": None, "mask": None}]}
+).encode()
+
+
+@fuzzed
+@given(data=st.one_of(damaged(MANIFEST), st.sampled_from([b"[" * 100_000, b"1" * 5000, b'{"format": 1e999}'])))
+def test_a_manifest_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
+    parses_or_says_why(read_manifest, tmp_path / "scan.json", data)
+
+
+CLOUD = (
+    b"ply\nformat binary_little_endian 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\n"
+    b"property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+) + bytes(range(30))
+TEXT_CLOUD = (
+    b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    b"1 2 3\n4 5 6\n"
+)
+
+
+@fuzzed
+@given(data=st.one_of(damaged(CLOUD), damaged(TEXT_CLOUD), st.binary(max_size=100).map(lambda data: CLOUD[:60] + data)))
+def test_a_cloud_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
+    found = parses_or_says_why(read_ply, tmp_path / "cloud.ply", data)
+    assert found is None or found.points.isfinite().all()
