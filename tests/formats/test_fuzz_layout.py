@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdmvs.formats.cam import read_cam, write_cam
@@ -58,7 +58,7 @@ def test_a_map_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("suffix", IMAGES)
-@fuzzed
+@settings(fuzzed, max_examples=100)
 @given(data=st.data())
 def test_an_image_is_read_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
     content = data.draw(

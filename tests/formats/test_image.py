@@ -95,6 +95,7 @@ def test_an_orientation_that_is_none_is_upright(tmp_path: Path, value: int) -> N
     assert header(tmp_path / "image.jpg").orientation == 1
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as on import, which pytest undoes
 @pytest.mark.parametrize("read", [header, read_image, read_mask])
 def test_a_header_that_promises_too_many_pixels_is_refused_before_anything_is_decoded(tmp_path: Path, read) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -136,7 +137,7 @@ def test_a_truncated_image_is_refused_and_not_filled_with_grey(tmp_path: Path, s
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG IEND"])
 def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "image.png").write_bytes(data)
-    with pytest.raises(FormatError, match=r"image\.png: expected an image, found"):
+    with pytest.raises(FormatError, match=r"image\.png: expected an image .*, found"):
         read_image(tmp_path / "image.png")
 
 
