@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Lens", "SourceScan", "SourceView", "SparsePoints"]
 
 
+@runtime_checkable
 class Lens(Protocol):
     """Where a lens puts a ray: the distortion of a camera."""
 
