@@ -62,6 +62,19 @@ def header(path: Path) -> ImageHeader:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
 
 
+def check_whole(path: Path) -> None:
+    """Refuse an image whose end is missing, without decoding it: for one that is taken as it is.
+
+    Raises:
+        FormatError: no such file, or truncated.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
+    _check_whole(path, data)
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image as RGB; grey, alpha, palette, CMYK and 16-bit images are converted to 8-bit RGB.
 
@@ -155,10 +168,7 @@ def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
             data = file.read()
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
-    if not _is_whole(data):
-        raise FormatError(
-            f"{path}: expected a whole image, found one that ends early after {len(data)} bytes; copy it again"
-        )
+    _check_whole(path, data)
     try:
         values = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -166,6 +176,13 @@ def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
     if values is None or values.shape[:2] != size:
         raise FormatError(f"{path}: expected an image, found {len(data)} bytes that no decoder reads")
     return np.asarray(values, dtype=np.uint8)
+
+
+def _check_whole(path: Path, data: bytes) -> None:
+    if not _is_whole(data):
+        raise FormatError(
+            f"{path}: expected a whole image, found one that ends early after {len(data)} bytes; copy it again"
+        )
 
 
 def _is_whole(data: bytes) -> bool:

@@ -13,7 +13,16 @@ from PIL import Image
 
 from kdmvs.errors import FormatError
 from kdmvs.formats import image as module
-from kdmvs.formats.image import ImageHeader, header, read_image, read_image_cached, read_mask, write_image, write_mask
+from kdmvs.formats.image import (
+    ImageHeader,
+    check_whole,
+    header,
+    read_image,
+    read_image_cached,
+    read_mask,
+    write_image,
+    write_mask,
+)
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
@@ -129,9 +138,11 @@ def test_a_photograph_with_a_thumbnail_is_whole_only_with_its_own_end(tmp_path: 
 def test_a_truncated_image_is_refused_and_not_filled_with_grey(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"image.{suffix}"
     cv2.imwrite(str(path), RANDOM)
+    check_whole(path)
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(FormatError, match=rf"image\.{suffix}: expected a whole image"):
-        read_image(path)
+    for read in (read_image, check_whole):
+        with pytest.raises(FormatError, match=rf"image\.{suffix}: expected a whole image"):
+            read(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG IEND"])
