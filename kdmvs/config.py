@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from kdmvs.errors import SettingsError
+from kdmvs.scan_lists import expanded
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
+ScanEntry = Annotated[str, Field(pattern=rf"^@.+$|{NAME_PATTERN}")]
+"""A scan, or a list of scans (`kdmvs.scan_lists`)."""
 VariantName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -156,8 +159,78 @@ class PhotographsSettings(FolderSettings):
     seed: int = Field(0, ge=0, description="Seed of the robust estimators.")
 
 
+class DtuSettings(FolderSettings):
+    """DTU as MVSNet has preprocessed it: `root` is dtu_training (Cameras/, Rectified/, ...); scans are scan2, ..."""
+
+    kind: Literal["dtu"] = "dtu"
+    test_root: str | None = Field(
+        None,
+        description="Folder of dtu_test (scanS/images, cams, pair.txt), where the scans of the list dtu-test are read; "
+        "none: they are read from `root`.",
+    )
+    reference_root: str | None = Field(
+        None, description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl); none: there are none."
+    )
+    depth_line: Literal["auto", "interval", "maximum"] = Field(
+        "auto", description="Meaning of the second number of a two-number depth line (`maximum` for PatchmatchNet's)."
+    )
+    planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
+    interval_scale: Positive = Field(
+        1.06, description="Factor of the files' interval of 2.5 mm: depths of 425 to 931.15 mm, as CasMVSNet's."
+    )
+    default_light: int = Field(
+        3, ge=0, le=6, description="Light 0 of a scan, which is labelled and fused; 3: all lights on (DTU's own code)."
+    )
+    test_image_size: tuple[Side, Side] | None = Field(
+        (864, 1152), description="Height and width of the test set's scans (paper 4.3); none: as `image_size` says."
+    )
+
+
+class BlendedMvsSettings(FolderSettings):
+    """BlendedMVS or BlendedMVG, low or high resolution: `root` holds a folder per scene, called by its PID."""
+
+    kind: Literal["blendedmvs"] = "blendedmvs"
+    masked: bool = Field(False, description="Take the images in which what the model does not cover is black.")
+
+
+class TanksAndTemplesSettings(FolderSettings):
+    """Tanks and Temples: `root` holds the scenes, or intermediate/, advanced/ and training/ with them."""
+
+    kind: Literal["tanks_and_temples"] = "tanks_and_temples"
+    cameras: str = Field(
+        "cams",
+        pattern=r"^[A-Za-z0-9_{}-]+$",
+        description="Folder of the cameras below a scene's. `cams_{scene}` are the short-range cameras of the "
+        "intermediate scenes where their archive was unpacked into them (cams_family, ...); a scene without takes "
+        "cams/ and says so. MVSNet and Vis-MVSNet used short range, R-MVSNet long range.",
+    )
+    depth_line: Literal["auto", "interval", "maximum"] = Field(
+        "auto", description="Meaning of the second number of a two-number depth line (`maximum` for TransMVSNet's)."
+    )
+    planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
+    tuned_range: bool = Field(
+        False,
+        description="End each range 192 tuned intervals after its start, as most published numbers do. Warning: they "
+        "were tuned by eye on the very scenes of the test.",
+    )
+
+
+class Eth3dSettings(FolderSettings):
+    """ETH3D's high-resolution multi-view scenes, undistorted, with the laser scans of the training scenes."""
+
+    kind: Literal["eth3d"] = "eth3d"
+
+
 DatasetSettings = Annotated[
-    SyntheticSettings | AutoSettings | MvsnetSettings | ColmapSettings | PhotographsSettings,
+    SyntheticSettings
+    | AutoSettings
+    | MvsnetSettings
+    | ColmapSettings
+    | PhotographsSettings
+    | DtuSettings
+    | BlendedMvsSettings
+    | TanksAndTemplesSettings
+    | Eth3dSettings,
     Field(discriminator="kind"),
 ]
 
@@ -386,11 +459,24 @@ class FigureSettings(Settings):
 class ScansSettings(Settings):
     """Which scans train, and which are fused and scored."""
 
-    training: tuple[ScanName, ...] = Field(..., min_length=1, description="Scans that teacher and students see.")
-    evaluation: tuple[ScanName, ...] = Field(
-        (), description="Scans that are fused and scored; their ground truth is never used in training."
+    training: tuple[ScanEntry, ...] = Field(
+        ...,
+        min_length=1,
+        description="Scans that teacher and students see. `@dtu-train` stands for a published list, `@lists/mine.txt` "
+        "for the lines of a text file (lists of scans, above).",
+    )
+    evaluation: tuple[ScanEntry, ...] = Field(
+        (), description="Scans that are fused and scored, named alike; their ground truth is never used in training."
     )
     pictured: int = Field(20, ge=0, description="The first so many evaluation scans have pictures in the report.")
+
+    @field_validator("training", "evaluation", mode="after")
+    @classmethod
+    def _lists_are_expanded(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return expanded(entries)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
 
 
 T = TypeVar("T", TeacherSettings, StudentSettings)

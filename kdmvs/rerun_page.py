@@ -29,6 +29,7 @@ RUN: dict[str, Any] = {
 
 ANOTHER: dict[str, Any] = {
     "dataset.image_size": [96, 128],
+    "dataset.depth_range": [1.0, 2.0],
     "dataset.lights": 2,
     "dataset.root": "elsewhere",
     "teacher.optimiser.crop": [32, 64],

@@ -147,8 +147,20 @@ def other_value(value: object) -> object:
     raise AssertionError(value)
 
 
+INSTEAD_OF_NONE = {
+    "crop": (128, 160),
+    "image_size": (128, 160),
+    "depth_range": (1.0, 2.0),
+    "test_root": "elsewhere",
+    "reference_root": "elsewhere",
+}
+KINDS = ("mvsnet", "dtu", "blendedmvs", "tanks_and_temples", "eth3d")
+
+
 @pytest.mark.parametrize(
-    "dataset", [{"kind": "synthetic"}, {"kind": "mvsnet", "root": "photos"}], ids=lambda dataset: dataset["kind"]
+    "dataset",
+    [{"kind": "synthetic"}, *({"kind": kind, "root": "photos"} for kind in KINDS)],
+    ids=lambda dataset: dataset["kind"],
 )
 def test_every_setting_is_in_the_string_of_some_rule(dataset):
     """A setting that no rule carries would be read behind the workflow's back, or not at all."""
@@ -163,7 +175,7 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
         is_read_elsewhere = leaf.key in SHAPE_OF_THE_PLAN | NO_NUMBERS or last in ("kind", "name")
         if is_read_elsewhere or last not in inner:  # not in: a key of the other kind of dataset
             continue
-        inner[last] = (128, 160) if last in ("crop", "image_size") and not inner[last] else other_value(inner[last])
+        inner[last] = other_value(inner[last]) if inner[last] is not None else INSTEAD_OF_NONE.get(last, 2)
         after = parse(RunSettings, values, leaf.key)
         if all(after.settings_of(rule) == strings[rule] for rule in RULES):
             unread.append(leaf.key)

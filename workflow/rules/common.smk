@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections import namedtuple
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 # The library beside this workflow; where the workflow is a module from a repository, the one that is installed.
@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import code_digest, files_digest
 from kdmvs.variants import Plan, in_words, split
@@ -55,6 +56,7 @@ RUN = or_stop(
     config,
     ", ".join(map(str, workflow.configfiles)) or "config",
 )
+DATASET = RUN.dataset.model_dump()
 PLAN = Plan(RUN)
 HAS_VARIANTS = len(PLAN.experiments) > 1
 TRAINING = RUN.scans.training
@@ -184,16 +186,19 @@ def _doubled(least, wildcards, attempt):
 
 
 def photographs(scans):
-    """A function of the wildcards: the digest of the folders that scans are made from, where they are folders."""
+    """A function of the wildcards: the digests of the folders that scans are made from, where they are folders."""
     return partial(_photographs, scans)
 
 
 def _photographs(scans, wildcards):
-    root = getattr(RUN.dataset, "root", None)
-    if root is None:
-        return ""
     names = [scan.format(**wildcards) for scan in scans]
-    return " ".join(or_stop(files_digest, Path(root) / name) for name in names)
+    return " ".join(digest_of(place) for name in names for place in places(DATASET, name))
+
+
+@cache
+def digest_of(place):
+    """The digest of a folder; scans may share one, as DTU's share the cameras."""
+    return or_stop(files_digest, place)
 
 
 def labels_of_last_round(wildcards):
