@@ -163,9 +163,7 @@ def _view(frame: Frame, sensor: Sensor) -> SourceView:
         values = read_depth_png(depth, sensor.depth_unit)
         return values if same and values.shape == size else carried(values, sensor, size)
 
-    return SourceView(
-        frame.image, sensor.color, cam_from_world, size, sensor.lens, depth=measured, name=frame.name
-    )
+    return SourceView(frame.image, sensor.color, cam_from_world, size, sensor.lens, depth=measured, name=frame.name)
 
 
 def _overridden(

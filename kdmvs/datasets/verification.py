@@ -9,29 +9,19 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from kdmvs.datasets.triangulation import Features, features, matched
 from kdmvs.scans import Scan
 
 Matrix = Float64[np.ndarray, "3 3"]
 Pose = Float64[np.ndarray, "4 4"]
 Pixels = Float64[np.ndarray, "n 2"]
+Found = tuple[Features, float]
 
-MOST_FEATURES = 4000
 LEAST_MATCHES = 16
 """Of a pair: a fundamental matrix through fewer can be anything."""
-RATIO = 0.8
-"""Lowe's: the best match of a feature is this much closer than its second best."""
 ROBUST_PX = 1.0
-"""A match may be this far from a line of the fundamental matrix that does not know the cameras, at the reduced size."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """SIFT features: places in pixels of the whole photograph, centre of the first at (0, 0), and descriptors."""
-
-    pixels: Pixels
-    descriptors: UInt8[np.ndarray, "n 128"]
-    robust_px: float
-    """`ROBUST_PX` in pixels of the whole photograph."""
+"""A match may be this far from a line of the fundamental matrix that does not know the cameras, in pixels of the
+photograph in which features are looked for."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class PairAgreement:
 
 
 def verify(
-    scan: Scan, *, sources: int = 3, most_pairs: int = 60, max_side: int = 1024, views: Sequence[int] | None = None
+    scan: Scan, *, sources: int = 3, most_pairs: int = 60, views: Sequence[int] | None = None
 ) -> list[PairAgreement]:
     """Compare views with their best neighbours; the same scan gives the same figures.
 
@@ -67,7 +57,6 @@ def verify(
         scan: a prepared scan.
         sources: neighbours per view, best first.
         most_pairs: with more pairs, evenly spread ones are taken.
-        max_side: larger photographs are reduced for finding features, to this many pixels.
         views: the references; None: all.
 
     Raises:
@@ -77,46 +66,34 @@ def verify(
     pairs = [(i, j) for i in references for j in scan.neighbours(i)[:sources]]
     if len(pairs) > most_pairs:
         pairs = [pairs[k] for k in np.linspace(0, len(pairs) - 1, most_pairs).astype(int)]
-    features: dict[int, Features] = {}
+    known: dict[int, Found] = {}
     found = []
     for i, j in pairs:
         for view in (i, j):
-            if view not in features:
-                features[view] = detect(_pixels(scan, view), max_side)
-        a, b = match(features[i], features[j])
+            if view not in known:
+                known[view] = features(_pixels(scan, view))
+        a, b = matches(known[i], known[j])
         (K, pose), (other_K, other_pose) = (_camera(scan, view) for view in (i, j))
         low, high = scan.depth_range(i).tolist()
         found.append(agreement(i, j, a, b, (K, pose), (other_K, other_pose), (low, high)))
     return found
 
 
-def detect(image: UInt8[np.ndarray, "h w 3"], max_side: int = 1024) -> Features:
-    """SIFT features of a photograph, the strongest `MOST_FEATURES`, found at a size of at most `max_side`."""
-    height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(height, width))
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-    keypoints, descriptors = cv2.SIFT_create(nfeatures=MOST_FEATURES).detectAndCompute(gray, None)
-    factor = np.array([width / gray.shape[1], height / gray.shape[0]])
-    places = np.array([point.pt for point in keypoints], dtype=np.float64).reshape(-1, 2)
-    values = np.zeros((0, 128)) if descriptors is None else descriptors
-    return Features((places + 0.5) * factor - 0.5, np.asarray(values).astype(np.uint8), ROBUST_PX * float(factor.max()))
+def matches(a: Found, b: Found) -> tuple[Pixels, Pixels]:
+    """Pixels of features that are each other's best match and lie on one epipolar geometry, whatever it is.
 
-
-def match(a: Features, b: Features) -> tuple[Pixels, Pixels]:
-    """Pixels of features that are each other's best match and lie on one epipolar geometry, whatever it is."""
+    Args:
+        a: what `triangulation.features` says of one photograph.
+        b: the same of the other.
+    """
+    (one, scale), (other, other_scale) = a, b
+    pairs = matched(one, other)
     nothing = np.zeros((0, 2)), np.zeros((0, 2))
-    if min(len(a.pixels), len(b.pixels)) < LEAST_MATCHES:
-        return nothing
-    forward, back = _best(a.descriptors, b.descriptors), _best(b.descriptors, a.descriptors)
-    pairs = [(p, q) for p, q in forward.items() if back.get(q) == p]
     if len(pairs) < LEAST_MATCHES:
         return nothing
-    p, q = a.pixels[[k for k, _ in pairs]], b.pixels[[k for _, k in pairs]]
+    p, q = one.places[pairs[:, 0]], other.places[pairs[:, 1]]
     cv2.setRNGSeed(0)
-    limit = max(a.robust_px, b.robust_px)
+    limit = ROBUST_PX * max(scale, other_scale)
     try:
         _, kept = cv2.findFundamentalMat(p, q, cv2.USAC_MAGSAC, limit, 0.999, 10000)
     except cv2.error:
@@ -180,13 +157,6 @@ def epipolar_distance(
     value = np.abs(np.sum(q * lines_in_b, axis=1))
     distances = [value / np.linalg.norm(lines[:, :2], axis=1) for lines in (lines_in_a, lines_in_b)]
     return np.asarray(sum(distances) / 2)
-
-
-def _best(descriptors: UInt8[np.ndarray, "n 128"], others: UInt8[np.ndarray, "m 128"]) -> dict[int, int]:
-    """For every feature its nearest among the others, where the second nearest is clearly further."""
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    found = matcher.knnMatch(descriptors.astype(np.float32), others.astype(np.float32), k=2)
-    return {two[0].queryIdx: two[0].trainIdx for two in found if two[0].distance < RATIO * two[1].distance}
 
 
 def _apart(one: Pose, other: Pose) -> bool:
