@@ -190,7 +190,7 @@ def _of_matches(facts: ScanFacts) -> list[str]:
         if odd:
             found.append(
                 f"{_named(odd)} whose matches lie more than {limit:.2g} px off their epipolar lines, unlike the "
-                "others': a wrong pose, or a photograph that moved or was resized. Leave them out or calibrate them again."
+                "others': a wrong pose, or a photograph that moved or was resized. Leave them out or calibrate again."
             )
     if float(np.median([pair.in_front for pair in told])) < 0.5:
         found.append(
