@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from kdmvs.figures.sheet import EDGE, STYLE, TITLE, Sheet, save
 
 if TYPE_CHECKING:
+    from kdmvs.formats.sparse import SparsePoints
     from kdmvs.scans import Scan
 
 PANEL, BARS = (5.2, 3.6), 2.0
@@ -50,7 +51,7 @@ def overview_figure(scan: Scan) -> Figure:
     ranges = np.stack([np.asarray(scan.depth_range(i), dtype=np.float64) for i in range(len(scan))])
     sparse = scan.sparse()
     points = np.zeros((0, 3)) if sparse is None else sparse.points[:: -(-len(sparse.points) // MOST_POINTS) or 1]
-    depths = [_seen(scan, poses[i], i) for i in range(len(scan))]
+    depths = [_seen(scan, sparse, poses[i], i) for i in range(len(scan))]
     axes_of_world = _axes(poses)
     colors = matplotlib.colormaps[COLORS](np.linspace(0, 0.92, len(poses)))
     (width, height), notes = PANEL, f"{len(poses)} views of {scan.size[0]} x {scan.size[1]}, unit: {scan.unit}"
@@ -71,9 +72,10 @@ def overview_figure(scan: Scan) -> Figure:
     return sheet.figure
 
 
-def _seen(scan: Scan, pose: Float64[np.ndarray, "4 4"], i: int) -> Float64[np.ndarray, " n"]:
+def _seen(
+    scan: Scan, sparse: SparsePoints | None, pose: Float64[np.ndarray, "4 4"], i: int
+) -> Float64[np.ndarray, " n"]:
     """Depths of what a view has seen: sparse points, else measured depth."""
-    sparse = scan.sparse()
     if sparse is not None:
         z = sparse.seen_by(i) @ pose[2, :3] + pose[2, 3]
         return np.asarray(z[z > 0])

@@ -39,6 +39,7 @@ def test_what_is_no_finite_number_is_refused_with_its_place(word: str) -> None:
         "a\0b",
         "\ud800",
         "x" * 300,
+        "x/" * 1100,
     ],
 )
 def test_a_path_that_leaves_the_folder_or_is_none_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
