@@ -275,7 +275,7 @@ def _scannet(folder: Path) -> Layout:
             continue
         depth = folder / "depth" / f"{path.stem}.png"
         frames.append(Frame(image.name, image, depth if depth.is_file() else None, read_pose(path)))
-    matrices = []
+    matrices: list[Float64[np.ndarray, "3 3"]] = []
     for camera in ("color", "depth"):
         path = folder / "intrinsic" / f"intrinsic_{camera}.txt"
         matrices.append(read_matrix(path, 4)[:3, :3] if path.is_file() or camera == "color" else matrices[0])

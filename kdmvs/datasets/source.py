@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -20,6 +20,7 @@ from kdmvs.formats.sparse import SparsePoints
 __all__ = ["Lens", "SourceScan", "SourceView", "SparsePoints"]
 
 
+@runtime_checkable
 class Lens(Protocol):
     """Where a lens puts a ray: the distortion of a camera."""
 
