@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,13 +136,13 @@ def _per_view(facts: ScanFacts) -> list[list[str]]:
     return rows
 
 
-def _spread(values: Sequence[float], write: Callable[[float], str] = "{:.4g}".format) -> str:
+def _spread(values: Sequence[float | int]) -> str:
     """`7`, or `3 to 9 (median 7)`."""
     finite = [value for value in values if np.isfinite(value)]
     if not finite:
         return "-"
-    low, high = write(min(finite)), write(max(finite))
-    return low if low == high else f"{low} to {high} (median {write(float(np.median(finite)))})"
+    low, high = f"{min(finite):.4g}", f"{max(finite):.4g}"
+    return low if low == high else f"{low} to {high} (median {float(np.median(finite)):.4g})"
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from kdmvs import cli
 from kdmvs.formats.image import read_image
-from tests.datasets.test_rgbd import write_seven_scenes
+from tests.datasets.test_calibrated import write_strecha
 
 
 def test_a_prepared_scan_is_shown_with_its_warnings_and_its_picture(
@@ -24,12 +24,12 @@ def test_a_prepared_scan_is_shown_with_its_warnings_and_its_picture(
 
 
 def test_a_folder_that_is_not_prepared_is_prepared_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_seven_scenes(tmp_path / "my kitchen")
+    write_strecha(tmp_path / "my kitchen")
     before = sorted(tmp_path.rglob("*"))
     assert cli.main(["inspect", str(tmp_path / "my kitchen"), "--pairs", "0"]) == 0
     shown = capsys.readouterr().out
     assert "my kitchen" in shown
-    assert "3 of 96 x 128 (height x width)" in shown
+    assert "3 of 64 x 96 (height x width)" in shown
     assert sorted(tmp_path.rglob("*")) == before
 
 

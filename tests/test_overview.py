@@ -47,8 +47,8 @@ def test_frusta_begin_at_the_cameras_centres_and_open_along_their_axes(plane_sca
     in_camera = frustum[1:] @ pose[:3, :3].T + pose[:3, 3]
     np.testing.assert_allclose(in_camera[:, 2], 30)
     pixels = in_camera @ K[0].T / in_camera[:, 2:]
-    np.testing.assert_allclose(pixels[0, :2], (-0.5, -0.5), atol=1e-9)
-    np.testing.assert_allclose(pixels[2, :2], (95.5, 63.5), atol=1e-9)
+    np.testing.assert_allclose(pixels[0, :2], (-0.5, -0.5), atol=1e-4)
+    np.testing.assert_allclose(pixels[2, :2], (95.5, 63.5), atol=1e-4)
 
 
 def test_above_is_where_the_photographs_upper_edges_point(plane_scan: Scan) -> None:

@@ -264,7 +264,7 @@ def _add(
 
 def _prepared(
     path: Path, photo: Photo, window: Window, places: Float32[np.ndarray, "h w 2"] | None
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "hh ww 3"]:
     """The prepared image of a photograph, or of another light of it."""
     image = turned(read_image(path), photo.turn)
     return window.image(image if places is None else np.asarray(cv2.remap(image, places, None, cv2.INTER_LINEAR)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from kdmvs.datasets.verification import LEAST_MATCHES, PairAgreement, verify
 from kdmvs.scans import Scan
@@ -270,5 +270,5 @@ def _median(values: Sequence[float]) -> float:
     return float(np.median(values)) if values else float("nan")
 
 
-def _share_within(depths: Float64[np.ndarray, " n"], low: float, high: float) -> float:
+def _share_within(depths: Float[np.ndarray, " n"], low: float, high: float) -> float:
     return float(((depths >= low) & (depths <= high)).mean()) if len(depths) else float("nan")

@@ -15,7 +15,7 @@ from kdmvs.datasets.source import Lens, SourceScan, SourceView
 from kdmvs.errors import DataError
 from kdmvs.formats.depth_png import read_depth_png
 from kdmvs.formats.image import SUFFIXES, header
-from kdmvs.formats.pose import check_focal, read_matrix, read_pose, rigid_inverse
+from kdmvs.formats.pose import check_focal, read_matrix, read_pose
 from kdmvs.formats.text import inside, read_text
 from kdmvs.formats.tum import nearest, read_files, read_trajectory
 
@@ -153,7 +153,7 @@ def _stride(ratio: float, size: tuple[int, int]) -> int:
 
 def _view(frame: Frame, sensor: Sensor) -> SourceView:
     size = header(frame.image).size
-    cam_from_world = sensor.color_from_depth @ rigid_inverse(frame.world_from_depth)
+    cam_from_world = sensor.color_from_depth @ np.linalg.inv(frame.world_from_depth)
     if frame.depth is None:
         return SourceView(frame.image, sensor.color, cam_from_world, size, sensor.lens, name=frame.name)
     depth = frame.depth

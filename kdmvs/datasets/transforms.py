@@ -13,7 +13,7 @@ from kdmvs.datasets.source import Lens, SourceScan, SourceView, SparsePoints
 from kdmvs.errors import DataError
 from kdmvs.formats.depth_png import read_depth_png
 from kdmvs.formats.image import SUFFIXES, header
-from kdmvs.formats.pose import check_focal, rigid_inverse
+from kdmvs.formats.pose import check_focal
 from kdmvs.formats.text import inside, shown
 from kdmvs.formats.transforms import Frame, FrameCamera, read_transforms
 
@@ -113,7 +113,7 @@ def _view(path: Path, frame: Frame, image: Path, depth_unit: float) -> SourceVie
     return SourceView(
         image,
         K,
-        rigid_inverse(frame.world_from_camera @ OPENCV_FROM_OPENGL),
+        np.linalg.inv(frame.world_from_camera @ OPENCV_FROM_OPENGL),
         size,
         lens,
         depth=None if depth is None else lambda: read_depth_png(depth, depth_unit),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -25,10 +25,14 @@ DAMAGED = (
     NotImplementedError,
     RuntimeError,
     ValueError,
-    ArithmeticError,
-    MemoryError,
 )
-"""What the readers of zip archives and of .npy headers raise where bytes are not theirs."""
+"""What readers of zip archives raise where bytes are not theirs."""
+NPY = re.compile(
+    rb"\x93NUMPY[\x01-\x03]\x00.{2,4}?\{'descr': '([<>|=]?(?:f[248]|[iu][1248]))', 'fortran_order': (True|False), "
+    rb"'shape': \((\d{1,4}), (\d{1,4})\), *\} *\n",
+    re.DOTALL,
+)
+"""The header of a matrix as NumPy writes it: type, whether columns come first, rows, columns."""
 WORLD = re.compile(r"world_mat_(\d{1,6})\.npy")
 
 
@@ -109,23 +113,24 @@ def decomposed(
 
 
 def _matrix(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Float64[np.ndarray, "r 4"]:
-    """One array, unpacked by hand: its header is read as a literal, so nothing is run and little is allocated."""
+    """One array, unpacked by hand: nothing is run and little is allocated, whatever its header says."""
     where = f"{path}: {member.filename}"
     if member.file_size > MOST_BYTES:
         raise FormatError(f"{where}: expected a matrix of 4 x 4, found {member.file_size} bytes")
     with archive.open(member) as file:
-        data = io.BytesIO(file.read(MOST_BYTES + 1))
-    version = np.lib.format.read_magic(data)
-    if version not in ((1, 0), (2, 0)):
-        raise FormatError(f"{where}: expected a .npy of version 1 or 2, found version {version[0]}.{version[1]}")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read_header(data)
-    if shape not in ((3, 4), (4, 4)) or dtype.kind not in "fiu":
-        raise FormatError(f"{where}: expected a matrix of 4 x 4 numbers, found {shape} of {dtype}")
-    content = data.read()
-    if len(content) != shape[0] * shape[1] * dtype.itemsize:
-        raise FormatError(f"{where}: expected {shape[0] * shape[1]} numbers, found {len(content)} bytes of {dtype}")
-    values = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if by_columns else "C").astype(np.float64)
+        data = file.read(MOST_BYTES)
+    match = NPY.match(data)
+    if match is None:
+        raise FormatError(f"{where}: expected a matrix of numbers as .npy, found {len(data)} bytes that are none")
+    dtype, shape = np.dtype(match[1].decode()), (int(match[3]), int(match[4]))
+    content = data[match.end() :]
+    if shape not in ((3, 4), (4, 4)) or len(content) != shape[0] * shape[1] * dtype.itemsize:
+        raise FormatError(
+            f"{where}: expected a matrix of 4 x 4 numbers, found {shape[0]} x {shape[1]} of {dtype} in {len(content)} "
+            "bytes"
+        )
+    order: Literal["F", "C"] = "F" if match[2] == b"True" else "C"
+    values = np.frombuffer(content, dtype=dtype).reshape(shape, order=order).astype(np.float64)
     if not np.isfinite(values).all():
         raise FormatError(f"{where}: expected finite numbers, found nan or inf")
     return values

@@ -46,14 +46,6 @@ def check_rigid(where: str, matrix: Float64[np.ndarray, "4 4"]) -> None:
         raise FormatError(f"{where}: expected a translation below {LONGEST:g}, found {matrix[:3, 3]}")
 
 
-def rigid_inverse(matrix: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
-    """The inverse of a rotation with a translation, with the transposed rotation to the last digit."""
-    inverse = np.eye(4)
-    inverse[:3, :3] = matrix[:3, :3].T
-    inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
-    return inverse
-
-
 def read_pose(path: Path) -> Float64[np.ndarray, "4 4"]:
     """A 4 x 4 rigid matrix, four rows of text: a pose of 7-Scenes or ScanNet, camera to world there.
 

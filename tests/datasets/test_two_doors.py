@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdmvs.datasets import conversion, idr, middlebury, rgbd, strecha, transforms
+from kdmvs.datasets import conversion, idr, middlebury, mvsnet, rgbd, strecha, transforms
 from kdmvs.datasets.source import SourceScan
 from kdmvs.datasets.verification import verify
 from kdmvs.formats.cam import read_cam
@@ -172,11 +173,27 @@ def test_the_cameras_of_the_samples_agree_with_their_photographs(
     assert np.nanmedian([pair.in_front for pair in found]) > 0.9
 
 
-def test_the_kitchens_photographs_warp_onto_each_other_by_the_sensors_depth(tmp_path: Path, shared_data: Path) -> None:
-    """Depth of the depth camera, carried into the photographs: a tenth more, or a shifted map, is worse."""
-    scan = prepared(rgbd.read(shared_data / "native", "sevenscenes_kitchen"), tmp_path / "k")
-    right, farther = warp_error(scan), warp_error(scan, 1.1)
-    assert right < 0.8 * farther
-    source = rgbd.read(shared_data / "native", "sevenscenes_kitchen")
-    shifted = [replace(view, depth=lambda view=view: np.roll(view.depth(), 8, axis=1)) for view in source.views]
-    assert right < 0.8 * warp_error(prepared(replace(source, views=shifted), tmp_path / "s"))
+@pytest.mark.parametrize("scene", ["native/sevenscenes_kitchen", "rgbd_kitchen"])
+def test_photographs_warp_onto_each_other_by_the_sensors_depth(tmp_path: Path, shared_data: Path, scene: str) -> None:
+    """A tenth more or less depth, or a map that is 16 pixels off, explains the photographs worse.
+
+    Of the 7-Scenes sample the last two frames: poses of the sensor are 2 to 7 pixels off between the others, along the
+    motion, so that depth times 1.1 would explain them better (triangulated depth over the sensor's is 1.10 to 1.26
+    there, and 1.006 between these two).
+    """
+    if scene == "rgbd_kitchen":
+        source = mvsnet.read(shared_data, scene)
+        views = [replace(source.views[i], neighbours=None) for i in (10, 12, 13)]
+    else:
+        source = rgbd.read(shared_data / "native", "sevenscenes_kitchen")
+        views = list(source.views[2:])
+
+    def error(change: Callable[[np.ndarray], np.ndarray]) -> float:
+        changed = [replace(view, depth=lambda view=view: change(view.depth())) for view in views]
+        folder = tmp_path / f"scan{len(list(tmp_path.iterdir()))}"
+        return warp_error(prepared(replace(source, views=changed, sparse=None), folder, depth_range=(0.3, 6.0)))
+
+    right = error(lambda depth: depth)
+    for wrong in (lambda depth: depth * np.float32(1.1), lambda depth: depth * np.float32(0.9)):
+        assert right < 0.95 * error(wrong)
+    assert right < 0.95 * error(lambda depth: np.roll(depth, 16 * depth.shape[1] // 640, axis=1))

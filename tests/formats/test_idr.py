@@ -59,9 +59,9 @@ def test_cameras_and_spheres_are_read_by_their_numbers(tmp_path: Path, kind: typ
     [
         ({"world_mat_3": np.zeros((4, 4))}, "world_mat_3: expected a projection matrix"),
         ({"world_mat_3": np.full((4, 4), np.nan)}, "world_mat_3.npy: expected finite"),
-        ({"world_mat_3": np.eye(5)}, "world_mat_3.npy: expected a matrix of 4 x 4"),
+        ({"world_mat_3": np.eye(5)}, "world_mat_3.npy: expected a matrix of 4 x 4 numbers, found 5 x 5"),
         ({"world_mat_3": np.zeros((400, 400))}, "found 1280128 bytes"),
-        ({"world_mat_3": np.array([[print] * 4] * 4, dtype=object)}, "of object"),
+        ({"world_mat_3": np.array([[print] * 4] * 4, dtype=object)}, "expected a matrix of numbers as .npy"),
         ({"scale_mat_3": -SCALE}, "scale_mat_3: expected an even, positive scale"),
         ({"scale_mat_3": SCALE @ np.diag([1.0, 2, 1, 1])}, "scale_mat_3: expected an even, positive scale"),
     ],
@@ -77,11 +77,11 @@ def test_a_header_that_promises_more_than_there_is_allocates_nothing(tmp_path: P
     header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (4, 4), }".ljust(127) + b"\n"
     with zipfile.ZipFile(tmp_path / "c", "w") as archive:
         archive.writestr("world_mat_0.npy", header.replace(b"(4, 4)", b"(99999999, 99999999)") + b"\0" * 16)
-    with pytest.raises(FormatError, match=r"expected a matrix of 4 x 4 numbers|damaged"):
+    with pytest.raises(FormatError, match="expected a matrix of numbers"):
         read_idr(tmp_path / "c")
     with zipfile.ZipFile(tmp_path / "c", "w") as archive:
         archive.writestr("world_mat_0.npy", header + b"\0" * 16)
-    with pytest.raises(FormatError, match="expected 16 numbers, found 16 bytes"):
+    with pytest.raises(FormatError, match="found 4 x 4 of float64 in 16 bytes"):
         read_idr(tmp_path / "c")
 
 

@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given
 
 from kdmvs.errors import FormatError
-from kdmvs.formats.pose import check_focal, read_matrix, read_pose, rigid_inverse
+from kdmvs.formats.pose import check_focal, read_matrix, read_pose
 from tests.mutations import damaged, fuzzed, parses_or_says_why
 from tests.views import camera
 
-POSE = rigid_inverse(camera(2).cam_from_world.numpy())
+POSE = np.linalg.inv(camera(2).cam_from_world.numpy())
 TEXT = "\n".join(" \t".join(f"{value:.17g}" for value in row) for row in POSE).encode()
 
 
-def test_a_pose_is_read_to_the_last_digit_and_its_inverse_is_one(tmp_path: Path) -> None:
+def test_a_pose_is_read_to_the_last_digit(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(TEXT)
     np.testing.assert_array_equal(read_pose(tmp_path / "p"), POSE)
-    np.testing.assert_allclose(rigid_inverse(POSE) @ POSE, np.eye(4), atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -52,5 +51,5 @@ def test_what_is_no_pinhole_is_refused(K: np.ndarray) -> None:
 @given(damaged(TEXT))
 def test_damaged_poses_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     found = parses_or_says_why(read_pose, tmp_path / "p", data)
-    assert found is None or np.isfinite(rigid_inverse(found)).all()
+    assert found is None or np.isfinite(np.linalg.inv(found)).all()
     parses_or_says_why(partial(read_matrix, size=3), tmp_path / "p", data)

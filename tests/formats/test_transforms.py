@@ -18,8 +18,8 @@ from tests.mutations import damaged, fuzzed, parses_or_says_why
 POSE = [[0.0, 0, 1, 5], [1, 0, 0, 6], [0, 1, 0, 7], [0, 0, 0, 1]]
 
 
-def content(frames: int = 2, **keys: Any) -> dict[str, Any]:
-    listed = [{"file_path": f"images/{k}.png", "transform_matrix": POSE} for k in range(frames)]
+def content(**keys: Any) -> dict[str, Any]:
+    listed = [{"file_path": f"images/{k}.png", "transform_matrix": POSE} for k in range(2)]
     return {"fl_x": 500.0, "w": 640, "h": 480.0, "frames": listed, **keys}
 
 
