@@ -310,7 +310,7 @@ def _at_pixels(
     return window.nearest(values)
 
 
-def _shown(photo: Photo, window: Window, places: Float32[np.ndarray, "h w 2"] | None) -> Bool[np.ndarray, "h w"] | None:
+def _shown(photo: Photo, window: Window, places: Float32[np.ndarray, "h w 2"] | None) -> Bool[np.ndarray, "hh ww"] | None:
     """Where a prepared pixel shows something of the photograph; None where all do."""
     shown = None if window.full else window.inside()
     if places is not None:
