@@ -38,7 +38,8 @@ STAGES = (
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
-SHOW = "show"
+SHOW, INSPECT = "show", "inspect"
+"""The commands that are no stage: they read what there is and print it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +68,11 @@ def run(arguments: Sequence[str]) -> None:
 
         show.run(arguments[1:])
         return
+    if stage == INSPECT:  # by its name, because what inspects computes, and this module must stay light
+        importlib.import_module("kdmvs.inspection").run(arguments[1:])
+        return
     if stage not in STAGES:
-        raise SettingsError(f"expected a stage ({', '.join(STAGES)}) or {SHOW}, found {stage!r}; try --help")
+        raise SettingsError(f"expected a stage ({', '.join(STAGES)}), {SHOW} or {INSPECT}, found {stage!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     module.run(**read_arguments(stage, module, arguments[1:]))
 
@@ -76,13 +80,14 @@ def run(arguments: Sequence[str]) -> None:
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
     """What the user reads of an error, with the stage before it."""
     stage = arguments[0]
-    return f"kdmvs {stage}: {error}" if stage in (*STAGES, SHOW) else f"kdmvs: {error}"
+    return f"kdmvs {stage}: {error}" if stage in (*STAGES, SHOW, INSPECT) else f"kdmvs: {error}"
 
 
 def overview() -> str:
     """What `kdmvs --help` prints: a line per stage, read from the files without importing them."""
     lines = [f"  {stage:10} {first_line(stage)}" for stage in STAGES]
     lines.append(f"  {SHOW:10} Print the table of an experiment and where its clouds and pictures are.")
+    lines.append(f"  {INSPECT:10} Print what is in a scan, and what of it usually ruins results.")
     return "\n".join(
         [
             "usage: kdmvs STAGE [options]",

@@ -221,6 +221,63 @@ class Eth3dSettings(FolderSettings):
     kind: Literal["eth3d"] = "eth3d"
 
 
+class TransformsSettings(FolderSettings):
+    """Scans with a transforms.json (NeRF, instant-ngp, nerfstudio), one folder per scan under `root`."""
+
+    kind: Literal["transforms"] = "transforms"
+    file: str | None = Field(
+        None, description="The list of frames in a scan's folder; none: transforms.json, else transforms_train.json."
+    )
+    depth_unit: float = Field(
+        0.001,
+        gt=0,
+        description="One step of 16-bit depth maps (depth_file_path) in the scan's unit; nerfstudio's 0.001.",
+    )
+
+
+class StrechaSettings(FolderSettings):
+    """Scans of Strecha's benchmark (.camera files), one folder per scan under `root`."""
+
+    kind: Literal["strecha"] = "strecha"
+
+
+class MiddleburySettings(FolderSettings):
+    """Scans of the Middlebury multi-view benchmark (*_par.txt), one folder per scan under `root`."""
+
+    kind: Literal["middlebury"] = "middlebury"
+
+
+class IdrSettings(FolderSettings):
+    """Scans as IDR and NeuS have them (cameras_sphere.npz, image/, mask/), one folder per scan under `root`."""
+
+    kind: Literal["idr"] = "idr"
+
+
+class RgbdSettings(FolderSettings):
+    """RGB-D sequences with poses (7-Scenes, TUM, exported ScanNet), one folder per sequence under `root`."""
+
+    kind: Literal["rgbd"] = "rgbd"
+    every: int = Field(1, ge=1, description="Take every n-th frame; frames at 30 Hz show nearly the same.")
+    color_camera: tuple[Positive, Positive, float, float] | None = Field(
+        None,
+        description="fx, fy, cx, cy of the photographs (pixels, centre of the first at 0); none: what the layout says "
+        "or is known for.",
+    )
+    depth_camera: tuple[Positive, Positive, float, float] | None = Field(
+        None, description="The same of the depth maps; none: what the layout says or is known for."
+    )
+    distortion: tuple[float, float, float, float, float] | None = Field(
+        None, description="k1, k2, p1, p2, k3 of the photographs as in OpenCV; none: what the layout is known for."
+    )
+    color_from_depth: tuple[float, float, float, float, float, float] = Field(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        description="From the depth to the colour camera: rotation vector (radians), then translation (metres).",
+    )
+    depth_unit: Positive | None = Field(
+        None, description="Metres per step of a depth map; none: 0.001, and 1/5000 for TUM."
+    )
+
+
 DatasetSettings = Annotated[
     SyntheticSettings
     | AutoSettings
@@ -230,7 +287,12 @@ DatasetSettings = Annotated[
     | DtuSettings
     | BlendedMvsSettings
     | TanksAndTemplesSettings
-    | Eth3dSettings,
+    | Eth3dSettings
+    | TransformsSettings
+    | StrechaSettings
+    | MiddleburySettings
+    | IdrSettings
+    | RgbdSettings,
     Field(discriminator="kind"),
 ]
 

@@ -54,6 +54,36 @@ def _eth3d() -> ModuleType:
     return eth3d
 
 
+def _transforms() -> ModuleType:
+    from kdmvs.datasets import transforms
+
+    return transforms
+
+
+def _strecha() -> ModuleType:
+    from kdmvs.datasets import strecha
+
+    return strecha
+
+
+def _middlebury() -> ModuleType:
+    from kdmvs.datasets import middlebury
+
+    return middlebury
+
+
+def _idr() -> ModuleType:
+    from kdmvs.datasets import idr
+
+    return idr
+
+
+def _rgbd() -> ModuleType:
+    from kdmvs.datasets import rgbd
+
+    return rgbd
+
+
 # Functions, so that only the door asked for is imported. A new one is a module with `read` and `recognises`, a line
 # here, and its settings in config.py, whose keys beyond those of FolderSettings are the arguments of `read`.
 DOORS: dict[str, Callable[[], ModuleType]] = {
@@ -64,6 +94,11 @@ DOORS: dict[str, Callable[[], ModuleType]] = {
     "blendedmvs": _blendedmvs,
     "tanks_and_temples": _tanks_and_temples,
     "eth3d": _eth3d,
+    "transforms": _transforms,
+    "strecha": _strecha,
+    "middlebury": _middlebury,
+    "idr": _idr,
+    "rgbd": _rgbd,
 }
 
 

@@ -15,6 +15,8 @@ MOST_BYTES = 256 * 2**20
 """A text of cameras has a few hundred bytes per view; a larger file is something else."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on all common file systems."""
+LONGEST_PATH = 1000
+"""Bytes of a path within a folder; systems take 4096 with the folder's own."""
 
 
 def read_text(path: Path, what: str) -> str:
@@ -89,7 +91,8 @@ def inside(folder: Path, name: str, where: str) -> Path:
             f"{where}: expected the path of a file below {folder}, found `{shown(name)}`; write it relative to it"
         )
     try:
-        too_long = max(len(os.fsencode(part)) for part in path.parts) > LONGEST_NAME or len(path.parts) > LONGEST_NAME
+        lengths = [len(os.fsencode(part)) for part in path.parts]
+        too_long = max(lengths) > LONGEST_NAME or sum(lengths) > LONGEST_PATH
     except UnicodeEncodeError:
         too_long = True
     if too_long or "\0" in name:
