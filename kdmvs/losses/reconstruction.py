@@ -57,9 +57,10 @@ def reconstruction_loss(
         for i in range(1, group.images.shape[1]):
             pixels, _ = reproject(depth, cameras[:, 0], cameras[:, i])
             seen = inside(pixels.detach(), *depth.shape[-2:]) & (depth.detach() > 0)
+            warped = sample(images[:, i], pixels)
             if masks is not None:
                 seen = seen & masks[:, 0] & all_used(masks[:, i], pixels.detach())
-            warped = sample(images[:, i], pixels)
+                warped = warped * masks[:, 0, None]  # as the reference, so that no window of SSIM sees what is outside
             photo_terms.append((warped - images[:, 0]).abs().mean(dim=1))
             seen_terms.append(seen)
             if ssim_weight:
@@ -192,4 +193,4 @@ def edge_aware_roughness(
 
 def _mean_inside(values: Float[Tensor, "b h w"], mask: Bool[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """The mean of every image inside its mask; 0 where the mask is empty."""
-    return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
+    return torch.where(mask, values, 0.0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)

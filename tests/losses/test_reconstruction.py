@@ -168,7 +168,7 @@ def test_the_depth_of_a_pixel_outside_the_mask_has_no_gradient_and_every_other_o
     reconstruction_loss([certain(wrong)], group, **settings)["loss"].backward()
     inside = group.masks[:, 0]
     assert not wrong.grad[~inside].any()
-    assert wrong.grad[inside].ne(0).float().mean() > 0.8
+    assert wrong.grad[inside].ne(0).float().mean() > 0.7  # the others no source sees
 
 
 def test_the_mean_runs_over_the_pixels_inside_both_masks():
@@ -190,6 +190,24 @@ def test_the_mean_runs_over_the_pixels_inside_both_masks():
     expected = (seen[0].sum() + seen[1].sum()) / (seen[0] | seen[1]).sum()
     found = reconstruction_loss([certain(depth)], replace(group, images=images))["loss"]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("stride", "rel"), [(1, 1e-4), (2, 0.02), (4, 0.02)])
+def test_a_padded_image_has_the_loss_of_the_image_without_padding(stride, rel):
+    """Padding on the right and below, with any depth. Near it coarser levels blur otherwise than near an end."""
+    group, depth = plane_group()
+    images, wrong = torch.zeros(1, 3, 3, 96, 128), torch.full((1, 96, 128), 555.0)
+    images[..., :64, :96], wrong[:, :64, :96] = group.images, depth * 1.02
+    masks = torch.zeros(1, 3, 96, 128, dtype=torch.bool)
+    masks[..., :64, :96] = True
+    padded = replace(group, images=images, masks=masks)
+    settings = {"smoothness_weight": 0.1}
+    expected = reconstruction_loss([certain(depth[:, ::stride, ::stride] * 1.02)], group, **settings)
+    found = reconstruction_loss([certain(wrong[:, ::stride, ::stride])], padded, **settings)
+    unaware = reconstruction_loss([certain(wrong[:, ::stride, ::stride])], replace(padded, masks=None), **settings)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=rel), name
+        assert unaware[name].item() != pytest.approx(value.item(), rel=0.05), name
 
 
 @pytest.mark.parametrize("settings", [{}, EVERY_TERM])

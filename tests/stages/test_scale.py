@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from plyfile import PlyData
+from scipy.spatial import cKDTree
 
 from kdmvs import checkpoints, storage
 from kdmvs.config import (
@@ -31,7 +32,7 @@ NETWORK = CasMVSNetSettings(hypotheses=(16, 8, 8), feature_channels=2, regularis
 OPTIMISER = {"epochs": 1, "steps_per_epoch": 2, "batch": 1, "warmup_steps": 1, "validation_share": 0.0}
 CHOICES = {"network": NETWORK, "sources": SourceSelection(views=3), "optimiser": OPTIMISER}
 EVERY_TERM = {"ssim_weight": 0.5, "smoothness_weight": 0.1, "best_sources": 1}
-LOOSE = {"sources": 2, "confidence": 0.1, "reprojection_px": 2.0, "relative_depth_error": 0.02, "least_votes": 1}
+LOOSE = {"sources": 2, "confidence": 0.02, "reprojection_px": 2.0, "relative_depth_error": 0.02, "least_votes": 1}
 VIEWS = 4
 
 
@@ -96,8 +97,9 @@ def test_a_power_of_two_larger_everything_is_the_same_to_the_last_bit(plain, tmp
     other.use(other / "teacher.pt").learn()
     for name in ("teacher", "student"):
         assert (plain / f"{name}.csv").read_text() == (other / f"{name}.csv").read_text()
+        found = other.weights(name)
         for key, value in plain.weights(name).items():
-            assert torch.equal(other.weights(name)[key], value), key
+            assert torch.equal(found[key], value), key
     for kind, name, power in (
         ("depth", "depth", 1), ("depth", "confidence", 0), ("agreement", "valid", 0), ("agreement", "votes", 0),
         ("agreement", "first", 1), ("agreement", "second", 2), ("pseudo_label", "mean", 1),
@@ -143,8 +145,8 @@ def test_any_scale_and_any_place_give_the_same_depth_and_cloud(plain, tmp_path, 
     for method in ("geometric", "gipuma"):
         a, b = plain.points(method), other.points(method) / scale
         assert len(b) == pytest.approx(len(a), rel=0.01)
-        nearest = torch.cdist(b, a).amin(dim=1)
-        assert (nearest < 0.1).float().mean() > 0.98  # in mm, 600 away; a vote more or less moves a mean
+        nearest = cKDTree(a.numpy()).query(b.numpy())[0]
+        assert (nearest < 0.1).mean() > 0.98  # in mm, 600 away; a vote more or less moves a mean
     same_scores(plain, other, rel=0.02)
 
 
