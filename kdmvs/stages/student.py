@@ -23,7 +23,9 @@ def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Pat
 
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         assert sample.label is not None
-        return distillation_loss(levels, sample.label, **settings.loss.model_dump())
+        masks = sample.group.masks
+        mask = None if masks is None else masks[:, 0]
+        return distillation_loss(levels, sample.label, mask=mask, **settings.loss.model_dump())
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         seen = photometric_error(levels, sample.group, settings.network.read_out)
