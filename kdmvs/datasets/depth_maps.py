@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from kdmvs.datasets.mvsnet import Window
+from kdmvs.datasets.window import Window
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import read_cam
 from kdmvs.formats.colmap import model_suffix, read_model
