@@ -63,31 +63,42 @@ def code_digest(module: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def files_digest(folder: Path, *, times: bool = False) -> str:
+def files_digest(folder: Path) -> str:
     """The digest of what lies in a folder of photographs; 16 hexadecimal digits, or "" where there is no folder.
 
     Names and sizes of all files, and the content of text files (cameras, pairs): moving or copying a data set makes
-    nothing stale, one more photograph or another depth range does. Hidden files do not count. With `times` the time of
-    a file's last change counts as well: depth maps that were made again have the size of the old ones.
+    nothing stale, one more photograph or another depth range does. Hidden files do not count.
     """
     if not folder.is_dir():
         return ""
-    return hashlib.sha256("\n".join(_files(str(folder), "", times)).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(_files(str(folder), "")).encode()).hexdigest()[:16]
 
 
-def _files(folder: str, below: str, times: bool) -> Iterator[str]:
+def _files(folder: str, below: str) -> Iterator[str]:
     """A line for every file: its path, its size, and the digest of a text. Planning reads a thousand such folders."""
     with os.scandir(folder) as found:
         entries = sorted((entry for entry in found if entry.name[0] != "."), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
-            yield from _files(entry.path, f"{below}{entry.name}/", times)
+            yield from _files(entry.path, f"{below}{entry.name}/")
             continue
-        content = str(entry.stat().st_mtime_ns) if times else ""
+        content = ""
         if entry.name.endswith(".txt"):
             with open(entry.path, "rb", buffering=0) as file:
                 content = hashlib.sha256(file.read()).hexdigest()
         yield f"{below}{entry.name} {entry.stat().st_size} {content}"
+
+
+def changes_digest(folder: Path) -> str:
+    """The digest of what lies in a folder and when it was changed; 16 digits, or "" where there is no folder.
+
+    For depth maps: those that were made again have the names and the size of the old ones.
+    """
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def closure(module: str) -> list[str]:

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64
 
 from kdmvs.datasets.window import Window
 from kdmvs.errors import DataError, FormatError
-from kdmvs.formats.cam import read_cam
+from kdmvs.formats.cam import read_cam_file
 from kdmvs.formats.colmap import model_suffix, read_model
 from kdmvs.formats.colmap_map import read_colmap_map
 from kdmvs.formats.dmb import read_dmb
@@ -84,7 +84,10 @@ def find(folder: Path, format: str, preferred: Preferred) -> dict[str, Maps]:
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of depth maps, one per view, found none")
     looked_for = FINDERS if format == "auto" else {format: FINDERS[format]}
-    found = {name: maps for name, finder in looked_for.items() if (maps := finder(folder, preferred))}
+    try:
+        found = {name: maps for name, finder in looked_for.items() if (maps := finder(folder, preferred))}
+    except OSError as error:
+        raise DataError(f"{folder}: expected a folder that can be read, found {error.strerror}") from None
     if not found:
         raise DataError(
             f"{folder}: expected depth maps (depth_est/*.pfm, stereo/depth_maps/*.geometric.bin, or "
@@ -211,8 +214,8 @@ def _mvsnet_camera(folder: Path, view: str) -> MapCamera | None:
     path = folder / "cams" / f"{view}_cam.txt"
     if not path.is_file():
         return None
-    K, cam_from_world, _, _ = read_cam(path, "interval")  # the depth range is not used
-    return MapCamera(K, cam_from_world)
+    cam = read_cam_file(path)  # of which some tools write zeros as the depth range
+    return MapCamera(cam.K, cam.cam_from_world)
 
 
 def _colmap(folder: Path, preferred: Preferred) -> dict[str, Maps]:

@@ -44,7 +44,7 @@ def to_mvsnet(scan: Prepared, maps: ViewsFile, out: Path) -> None:
 
 
 def to_colmap(scan: Prepared, maps: ViewsFile, cloud: PointCloud | None, points: int, out: Path) -> None:
-    """images/, masks/, sparse/*.txt, stereo/depth_maps/*.geometric.bin, as `colmap image_undistorter` and dense stereo do.
+    """images/, masks/, sparse/*.txt, stereo/depth_maps/*.geometric.bin, where COLMAP's undistorter and stereo put them.
 
     The centre of the first pixel is (0.5, 0.5) there. The model's points are at most `points` of the cloud, evenly
     taken, each seen by the views whose depth agrees with it; without a cloud they are the scan's own.

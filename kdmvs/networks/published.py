@@ -114,6 +114,8 @@ def entries(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
             raise FormatError(
                 f"{where}: expected tensors under model, state_dict or at the top, found {kind} at {name[:60]}"
             )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise FormatError(f"{where}: expected whole tensors, found {name[:60]} larger than what is stored of it")
         if value.is_floating_point():
             value = value.float()
             if not torch.isfinite(value).all():

@@ -40,6 +40,8 @@ def run(settings: ExportSettings, scan: Path, depth: Path, out: Path, cloud: Pat
                 to_colmap(opened, maps, points, settings.points, staging)
         if cloud is not None:
             copy_ply(cloud, staging / "fused.ply")
+        if out.exists():
+            out.rmdir()  # empty; not every system replaces a folder
         os.replace(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdmvs.config import DepthMapsSettings
-from kdmvs.provenance import files_digest
+from kdmvs.provenance import changes_digest
 from kdmvs.stages.inputs import check_parallel
 from kdmvs.stages.keeping import unkept
 
@@ -26,7 +26,7 @@ def run(settings: DepthMapsSettings, maps: list[Path], scan: list[Path], out: li
     from kdmvs.datasets.prepared import Prepared
 
     check_parallel(maps=maps, scan=scan, out=out)
-    digests = [f"{folder} {files_digest(folder, times=True)}" for folder in maps]
+    digests = [f"{folder} {changes_digest(folder)}" for folder in maps]
     made_from = [[digest, path] for digest, path in zip(digests, scan, strict=True)]
     for k in unkept("import_depth", settings.canonical(), made_from, [[path] for path in out]):
         folder, opened = maps[k], Prepared.open(scan[k])

@@ -95,12 +95,16 @@ def damaged(change) -> dict:
         (lambda: damaged(lambda e: e.update({"module.feature.inner1.bias": torch.zeros(1)})), "inner1.bias with and"),
         (
             lambda: damaged(
-                lambda e: e.update({"feature.conv0.0.conv.weight": torch.zeros(1, 3, 3, 3).expand(10**6, 3, 3, 3)})
+                lambda e: e.update({"feature.conv0.0.conv.weight": torch.zeros(1, 3, 3, 3).expand(10**12, 3, 3, 3)})
             ),
-            "found shape .1000000",
+            "feature.conv0.0.conv.weight larger than what is stored",
+        ),
+        (
+            lambda: damaged(lambda e: e.update({"feature.conv0.0.conv.weight": torch.zeros(2000, 1, 1, 1)})),
+            r"\(2000, 1",
         ),
     ],
-    ids=["empty", "no tensors", "another network", "nan", "no convolution", "missing", "twice", "too wide"],
+    ids=["empty", "no tensors", "another network", "nan", "no convolution", "missing", "twice", "bomb", "too wide"],
 )
 def test_what_is_no_such_checkpoint_is_one_line(content, message):
     content = content() if callable(content) else content

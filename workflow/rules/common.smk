@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     )
     sys.exit(2)
 from kdmvs.errors import KdmvsError
-from kdmvs.provenance import code_digest, files_digest
+from kdmvs.provenance import changes_digest, code_digest, files_digest
 from kdmvs.variants import Plan, in_words, maker, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new
@@ -210,7 +210,7 @@ def maps_of(place, scans):
 def digest_of_maps(place, scans):
     """A function of the wildcards: the digest of these folders."""
     return lambda wildcards: " ".join(
-        or_stop(partial(files_digest, times=True), Path(folder)) for folder in maps_of(place, scans)(wildcards)
+        or_stop(changes_digest, Path(folder)) for folder in maps_of(place, scans)(wildcards)
     )
 
 
