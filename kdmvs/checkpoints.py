@@ -34,8 +34,8 @@ def read(path: Path) -> dict[str, Any]:
         raise FormatError(
             f"{path}: expected a checkpoint of tensors and plain values, found {_reason(error)}"
         ) from None
-    if not isinstance(content, dict):
-        raise FormatError(f"{path}: expected a dictionary, found {type(content).__name__}")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise FormatError(f"{path}: expected a dictionary of names, found {type(content).__name__}")
     return content
 
 

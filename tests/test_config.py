@@ -133,6 +133,14 @@ RULES = (
 )  # fmt: skip
 
 
+UNSET = {
+    "crop": (128, 160), "image_size": (128, 160), "depth_range": (1.0, 2.0), "hypotheses": (8, 8, 8),
+    "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner",
+}  # fmt: skip
+"""Values for keys that are none by default."""
+AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
+
+
 def other_value(value: object) -> object:
     """A value of the same kind that differs."""
     match value:
@@ -170,7 +178,8 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
         is_read_elsewhere = leaf.key in SHAPE_OF_THE_PLAN | NO_NUMBERS or last in ("kind", "name")
         if is_read_elsewhere or last not in inner:  # not in: a key of the other kind of dataset
             continue
-        inner[last] = (128, 160) if last in ("crop", "image_size") and not inner[last] else other_value(inner[last])
+        known = UNSET.get(last) if inner[last] is None else AUTO.get(leaf.key)
+        inner[last] = known or other_value(inner[last])
         after = parse(RunSettings, values, leaf.key)
         if all(after.settings_of(rule) == strings[rule] for rule in RULES):
             unread.append(leaf.key)

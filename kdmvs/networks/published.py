@@ -42,7 +42,7 @@ class Published:
     notes: tuple[str, ...]
 
 
-def recognise(content: Mapping[str, Any], where: str) -> Published:
+def recognise(content: Mapping[Any, Any], where: str) -> Published:
     """The network of a checkpoint and its entries, without `module.` before their names.
 
     Whether entries are missing or unknown is not looked at here: loading is strict, and says it.
@@ -97,7 +97,7 @@ def recognise(content: Mapping[str, Any], where: str) -> Published:
     return Published(title, network, kept, tuple(notes))
 
 
-def entries(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+def entries(content: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     """All entries of a checkpoint by name, without `module.`, as float32 where they are fractions.
 
     Raises:

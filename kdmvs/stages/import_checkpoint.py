@@ -28,7 +28,7 @@ def run(settings: PublishedSettings, checkpoint: Path, out: Path) -> None:
     where, content = str(checkpoint), checkpoints.read(checkpoint)
     network: Any = content.get("network")
     if isinstance(network, dict) and "name" in network:
-        title, tensors, notes = "one of ours", entries(content, where), ()
+        title, tensors, notes = "one of ours", entries(content, where), tuple[str, ...]()
     else:
         found = recognise(content, where)
         title, network, tensors, notes = found.title, found.network, found.tensors, found.notes

@@ -27,7 +27,7 @@ def run(settings: DepthMapsSettings, maps: list[Path], scan: list[Path], out: li
 
     check_parallel(maps=maps, scan=scan, out=out)
     digests = [f"{folder} {changes_digest(folder)}" for folder in maps]
-    made_from = [[digest, path] for digest, path in zip(digests, scan, strict=True)]
+    made_from = list(zip(digests, scan, strict=True))
     for k in unkept("import_depth", settings.canonical(), made_from, [[path] for path in out]):
         folder, opened = maps[k], Prepared.open(scan[k])
         found = find(folder, settings.format, settings.preferred)

@@ -27,7 +27,7 @@ def listed(title: str) -> dict[str, tuple[int, ...]]:
     here = False
     for line in (SPEC / file).read_text().splitlines():
         if line.startswith("#"):
-            here = line.startswith(f"# {heading}") or (here and " = " not in line)
+            here = line.startswith(f"# {heading}") or (here and line.startswith(("# entries", "#   ")))
         elif here and line.count("\t") == 2:
             name, shape, _ = line.split("\t")
             shapes[name] = literal_eval(shape)
