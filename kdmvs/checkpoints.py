@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ def read(path: Path) -> dict[str, Any]:
         FormatError: the file is missing, truncated, or holds anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of ends in our own line
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FormatError(f"{path}: expected a checkpoint, found no such file; train one first") from None
     except Exception as error:  # damaged bytes make the unpickler fail in every possible way

@@ -109,7 +109,7 @@ def assigned(found: Mapping[str, Maps], sources: Sequence[str], match: Match, fo
     """
     numbers = {_plain(source): i for i, source in enumerate(sources)}
     by_name = {numbers[_plain(name)]: maps for name, maps in found.items() if _plain(name) in numbers}
-    of_number = {int(name): maps for name, maps in found.items() if name.isdecimal()}
+    of_number = {int(_plain(name)): maps for name, maps in found.items() if _plain(name).isdecimal()}
     by_number = {i: maps for i, maps in of_number.items() if i < len(sources)}
     ways = {"name": by_name, "number": by_number}
     if match == "auto":

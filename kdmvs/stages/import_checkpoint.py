@@ -21,34 +21,33 @@ def run(settings: PublishedSettings, checkpoint: Path, out: Path) -> None:
     import torch
 
     from kdmvs import checkpoints
-    from kdmvs.networks.published import entries, recognise
+    from kdmvs.networks.published import Published, entries, recognise
     from kdmvs.networks.table import build
     from kdmvs.provenance import code_digest
 
     where, content = str(checkpoint), checkpoints.read(checkpoint)
     network: Any = content.get("network")
     if isinstance(network, dict) and "name" in network:
-        title, tensors, notes = "one of ours", entries(content, where), tuple[str, ...]()
+        found = Published("one of ours", network, entries(content, where), notes=())
     else:
         found = recognise(content, where)
-        title, network, tensors, notes = found.title, found.network, found.tensors, found.notes
-    described: Any = parse(NetworkSettings, {**network, **settings.chosen()}, where)
+    described: Any = parse(NetworkSettings, {**found.network, **settings.chosen()}, where)
     with torch.device("meta"):  # shapes without memory, whatever the file says of them
         made = build(**described.model_dump())
-    checkpoints.check(made, tensors, where)
+    checkpoints.check(made, found.tensors, where)
     checkpoints.save(
         out,
         {
-            "model": tensors,
+            "model": found.tensors,
             "network": described.model_dump(mode="json"),
             "settings": settings.canonical(),
             "code": code_digest("kdmvs.stages.import_checkpoint"),
-            "origin": {"file": checkpoint.name, "title": title},
+            "origin": {"file": checkpoint.name, "title": found.title},
         },
     )
-    for note in notes:
+    for note in found.notes:
         print(f"import-checkpoint: {checkpoint.name}: {note}")
-    print(f"import-checkpoint: {checkpoint.name} is {title}: {describe(described.model_dump())} -> {out}")
+    print(f"import-checkpoint: {checkpoint.name} is {found.title}: {describe(described.model_dump())} -> {out}")
 
 
 def describe(network: dict[str, Any]) -> str:

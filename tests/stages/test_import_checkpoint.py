@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -88,13 +89,13 @@ def test_settings_that_the_network_has_not_are_refused(tmp_path):
 
 
 class Evil:
-    """Unpickled, it would make a file."""
+    """Unpickled, it would make a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self):
-        return Path.touch, (self.path,)
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
@@ -110,7 +111,7 @@ def test_a_pickle_with_code_is_refused_in_one_line_and_not_run(save, tmp_path, c
 
 def test_the_objects_that_a_checkpoint_may_not_hold_are_named(tmp_path):
     torch.save({"model": released("MVSNet"), "args": Evil(tmp_path)}, tmp_path / "x.ckpt")
-    with pytest.raises(FormatError, match=r"found Python objects \(.*touch"):
+    with pytest.raises(FormatError, match=r"found Python objects \(posix.mkdir\), which could run code"):
         import_checkpoint.run(PublishedSettings(), tmp_path / "x.ckpt", tmp_path / "ours.pt")
 
 
