@@ -19,8 +19,8 @@ def run(settings: ExportSettings, scan: Path, depth: Path, out: Path, cloud: Pat
         FormatError: a file that is not what it promises.
     """
     from kdmvs import storage
-    from kdmvs.datasets.export import copy_ply, to_colmap, to_mvsnet
-    from kdmvs.datasets.prepared import Prepared
+    from kdmvs.exchange.export import copy_ply, to_colmap, to_mvsnet
+    from kdmvs.exchange.prepared import Prepared
     from kdmvs.formats.atomic import unfinished
     from kdmvs.formats.ply import read_ply
 

@@ -22,8 +22,8 @@ def run(settings: DepthMapsSettings, maps: list[Path], scan: list[Path], out: li
     import numpy as np
 
     from kdmvs import storage
-    from kdmvs.datasets.depth_maps import assigned, at_pixels, check_range, check_scale, find
-    from kdmvs.datasets.prepared import Prepared
+    from kdmvs.exchange.depth_maps import assigned, at_pixels, check_range, check_scale, find
+    from kdmvs.exchange.prepared import Prepared
 
     check_parallel(maps=maps, scan=scan, out=out)
     digests = [f"{folder} {changes_digest(folder)}" for folder in maps]

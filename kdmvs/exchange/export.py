@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from kdmvs.datasets.prepared import Prepared
 from kdmvs.errors import DataError
+from kdmvs.exchange.prepared import Prepared
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_text_model
 from kdmvs.formats.colmap_map import write_colmap_map

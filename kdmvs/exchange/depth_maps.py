@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
-from kdmvs.datasets.window import Window
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import read_cam_file
 from kdmvs.formats.colmap import model_suffix, read_model
@@ -33,6 +32,8 @@ RUN_NUMBER = re.compile(r"2333_+")
 """What gipuma and ACMM put before a view's name."""
 CENTRAL_SHARE = (0.1, 0.9)
 """Where the principal point of a map's own camera lies, as a share of the map's side."""
+PLACES = 3
+"""Digits of a pixel that count: what lies between two pixels must not follow the rounding of a camera's numbers."""
 SCALE_TOLERANCE = 0.01
 """Of distances between the cameras that maps were made with, against the scan's."""
 BEYOND = 3.0
@@ -140,23 +141,17 @@ def at_pixels(
     """The nearest value of a map at every pixel of a scan's image with intrinsics K; 0 beyond the map.
 
     By the map's own camera where it is known, however the map was resized or cropped. Otherwise the map must have the
-    image's size or proportions and is read as `Window.nearest` says.
+    image's size or proportions, see `_resampled`.
 
     Raises:
         FormatError: a map of other proportions whose camera is not known.
     """
-    shape = (values.shape[0], values.shape[1])
-    own = None if camera is None else _intrinsics(camera, shape)
+    own = None if camera is None else _intrinsics(camera, (values.shape[0], values.shape[1]))
     if own is None:
-        return values if shape == size else _resampled(path, values, size)
-    rows, columns = np.arange(size[0]), np.arange(size[1])
+        return _resampled(path, values, size)
     map_from_image = own @ np.linalg.inv(K)  # scales and shifts
-    u = map_from_image[0, 0] * columns + map_from_image[0, 2]
-    v = map_from_image[1, 1] * rows + map_from_image[1, 2]
-    columns, rows = (np.ceil(np.round(place, 3) - 0.5).astype(int) for place in (u, v))
-    inside = ((rows >= 0) & (rows < shape[0]))[:, None] & ((columns >= 0) & (columns < shape[1]))[None]
-    taken = values[np.ix_(rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1))]
-    return np.where(inside, taken, np.float32(0))
+    found, inside = _nearest(values, size, np.diag(map_from_image)[1::-1], map_from_image[1::-1, 2])
+    return np.where(inside, found, np.float32(0))
 
 
 def check_scale(
@@ -274,21 +269,50 @@ def _one_channel(path: Path) -> Float32[np.ndarray, "h w"]:
 
 
 def _resampled(path: Path, values: Float32[np.ndarray, "h w"], size: tuple[int, int]) -> Float32[np.ndarray, "_h _w"]:
-    """A map of the proportions of `size` at that size."""
-    rows, columns = (side / whole for side, whole in zip(values.shape, size, strict=True))
-    if abs(rows - columns) > 0.5 / size[0] + 0.5 / size[1]:
+    """A map of the proportions of `size` at that size.
+
+    Convention: where the size is n times the map's in both axes, pixel (u, v) of the map is pixel (n u, n v), as a
+    strided network leaves it; otherwise the map counts as resized by areas.
+
+    Raises:
+        FormatError: a map of other proportions.
+    """
+    scales = np.array(values.shape) / np.array(size)
+    if abs(scales[0] - scales[1]) > 0.5 / size[0] + 0.5 / size[1]:
         raise FormatError(
             f"{path}: expected {size[1]} x {size[0]} pixels (width x height) or the same proportions, found "
             f"{values.shape[1]} x {values.shape[0]}; put the cameras of the maps beside them (cams/<view>_cam.txt), or "
             "make them from the scan's own images (kdmvs export)"
         )
-    return np.asarray(Window(size, size, size).nearest(values), dtype=np.float32)
+    strided = scales[0] == scales[1] and float(1 / scales[0]).is_integer()
+    return _nearest(values, size, scales, np.zeros(2) if strided else 0.5 * scales - 0.5)[0]
+
+
+def _nearest(
+    values: Float32[np.ndarray, "h w"],
+    size: tuple[int, int],
+    scales: Float64[np.ndarray, " 2"],
+    shifts: Float64[np.ndarray, " 2"],
+) -> tuple[Float32[np.ndarray, "hh ww"], Bool[np.ndarray, "hh ww"]]:
+    """The value nearest to (row, column) * scales + shifts for every pixel of `size`, and whether it is in the map.
+
+    Of two that are as near the one with the lower index is taken, as `datasets.window.Window.nearest` does.
+    """
+    indices, inside = [], []
+    for axis in (0, 1):
+        place = np.arange(size[axis]) * scales[axis] + shifts[axis]
+        index = np.ceil(np.round(place, PLACES) - 0.5).astype(int)
+        inside.append((index >= 0) & (index < values.shape[axis]))
+        indices.append(index.clip(0, values.shape[axis] - 1))
+    return np.ascontiguousarray(values[np.ix_(*indices)]), np.logical_and.outer(*inside)
 
 
 def _intrinsics(camera: MapCamera, shape: tuple[int, int]) -> Float64[np.ndarray, "3 3"] | None:
     """K of a map's own pixels; None where a camera that does not say its size cannot be of this map."""
     if camera.size is not None:
-        return Window(camera.size, shape, shape).camera(camera.K)
+        scale_v, scale_u = shape[0] / camera.size[0], shape[1] / camera.size[1]
+        shift = np.array([[scale_u, 0, 0.5 * scale_u - 0.5], [0, scale_v, 0.5 * scale_v - 0.5], [0, 0, 1]])
+        return shift @ camera.K
     places = ((camera.K[1, 2] + 0.5) / shape[0], (camera.K[0, 2] + 0.5) / shape[1])
     return camera.K if all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places) else None
 
