@@ -151,6 +151,7 @@ def test_a_quarter_map_without_a_camera_is_read_at_its_strided_pixels(tmp_path, 
     depth, _ = imported(tmp_path / "maps", plane_folder)[1]
     np.testing.assert_array_equal(depth[::4, ::4], exact(plane_folder, 1)[::4, ::4])
     np.testing.assert_array_equal(depth[1::4, 1::4], exact(plane_folder, 1)[::4, ::4])
+    np.testing.assert_array_equal(depth[3:60:4, ::4], exact(plane_folder, 1)[4::4, ::4], "the nearest is the next one")
     np.testing.assert_array_equal(depth[63], depth[60], "beyond its last pixel a map goes on")
 
 
