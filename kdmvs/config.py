@@ -13,10 +13,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kdmvs.errors import SettingsError
 from kdmvs.scan_lists import expanded
@@ -29,7 +38,7 @@ VariantName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Channels = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 """Of an image, in pixels: three halvings at a quarter of the resolution."""
 Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -300,6 +309,7 @@ DatasetSettings = Annotated[
 class CasMVSNetSettings(Settings):
     """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
 
+    levels: ClassVar[int] = 3
     name: Literal["casmvsnet"] = "casmvsnet"
     hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
         (48, 32, 8), description="Depth hypotheses per level, multiples of 8."
@@ -312,7 +322,7 @@ class CasMVSNetSettings(Settings):
     base_planes: int = Field(
         192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
     )
-    feature_channels: int = Field(8, ge=1, description="Channels of the finest features; 16 and 32 follow for 8.")
+    feature_channels: Channels = Field(8, description="Channels of the finest features; 16 and 32 follow for 8.")
     regulariser_channels: tuple[Channels, Channels, Channels] = Field(
         (8, 8, 8), description="Base channels of the cost regularisation per level."
     )
@@ -322,6 +332,75 @@ class CasMVSNetSettings(Settings):
     read_out: Literal["expectation", "winner"] = Field(
         "expectation", description="Depth of a level: expectation (CasMVSNet) or the likeliest (released student)."
     )
+
+
+class MVSNetSettings(Settings):
+    """MVSNet (Yao et al., ECCV 2018): one cost volume at a quarter of the resolution."""
+
+    levels: ClassVar[int] = 1
+    name: Literal["mvsnet"] = "mvsnet"
+    hypotheses: Hypotheses = Field(192, description="Depth hypotheses over the whole range, a multiple of 8.")
+    feature_channels: Channels = Field(8, description="Channels of the first convolutions; 32 features follow for 8.")
+    regulariser_channels: Channels = Field(8, description="Base channels of the cost regularisation.")
+    read_out: Literal["expectation", "winner"] = Field(
+        "expectation", description="Depth: expectation (as published) or the likeliest hypothesis."
+    )
+
+
+def _named(values: Any) -> Any:
+    """A network whose name is left out is CasMVSNet."""
+    return {"name": "casmvsnet", **values} if isinstance(values, Mapping) else values
+
+
+NetworkSettings = Annotated[CasMVSNetSettings | MVSNetSettings, Field(discriminator="name"), BeforeValidator(_named)]
+
+
+class PublishedSettings(Settings):
+    """What the entries of a published checkpoint do not say of its network; none: as it was published."""
+
+    hypotheses: tuple[Hypotheses, ...] | None = Field(
+        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet)."
+    )
+    interval_ratios: tuple[Positive, ...] | None = Field(
+        None,
+        description="Spacing of a level's hypotheses in base intervals; none: 4, 2, 1 (CasMVSNet), 4, 1, 0.5 (KD-MVS).",
+    )
+    base_planes: int | None = Field(
+        None, ge=2, description="The base interval is the depth range divided by this number; none: 192."
+    )
+    read_out: Literal["expectation", "winner"] | None = Field(
+        None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
+    )
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings of a network that are given here; one number stands alone."""
+        given = {key: value for key, value in self.model_dump().items() if value is not None}
+        return {
+            key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in given.items()
+        }
+
+
+class DepthMapsSettings(Settings):
+    """Depth maps made by another tool, a folder per scan."""
+
+    format: Literal["auto", "pfm", "colmap", "dmb"] = Field(
+        "auto", description="PFM (MVSNet family), COLMAP's dense maps, gipuma's and ACMM's .dmb; auto: what is there."
+    )
+    match: Literal["auto", "name", "number"] = Field(
+        "auto",
+        description="A map is named after the view's photograph, or by the view's number; auto: names, where all fit.",
+    )
+    preferred: Literal["geometric", "photometric"] = Field(
+        "geometric", description="Of COLMAP's maps, where a view has both."
+    )
+    scale: Positive = Field(1.0, description="Scan units per unit of the maps.")
+
+
+class ExportSettings(Settings):
+    """A scan and what was found of it, for another tool."""
+
+    layout: Literal["mvsnet", "colmap"] = Field("mvsnet", description="MVSNet's folders, or a workspace of COLMAP.")
+    points: int = Field(20000, ge=0, description="Most points of the cloud in COLMAP's sparse model.")
 
 
 class SourceSelection(Settings):
@@ -357,9 +436,11 @@ class StudentLossSettings(Settings):
         description="Pseudo probability of a hypothesis: the Gaussian's mass in its bin, the normalised density, or "
         "the paper's literal SoftMax of P(d_k), which is almost uniform.",
     )
-    variance_floor: tuple[NotNegative, NotNegative, NotNegative] = Field(
+    variance_floor: tuple[NotNegative, ...] = Field(
         (0.36, 0.36, 0.36),
-        description="Least variance of a label per level, in squared hypothesis spacings of that level.",
+        max_length=3,
+        description="Least variance of a label per level, coarse to fine, in squared hypothesis spacings of that "
+        "level; a network of fewer levels takes the last of them.",
     )
     least_probability: Positive = Field(
         1e-4,
@@ -413,7 +494,7 @@ class StudentOptimiserSettings(OptimiserSettings):
 class TeacherSettings(Settings):
     """Training of the teacher."""
 
-    network: CasMVSNetSettings = CasMVSNetSettings()
+    network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
     loss: TeacherLossSettings = TeacherLossSettings()
     optimiser: TeacherOptimiserSettings = TeacherOptimiserSettings()
@@ -423,18 +504,29 @@ class TeacherSettings(Settings):
 class StudentSettings(Settings):
     """Training of a student, from scratch."""
 
-    network: CasMVSNetSettings = CasMVSNetSettings()
+    network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
     loss: StudentLossSettings = StudentLossSettings()
     optimiser: StudentOptimiserSettings = StudentOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+
+    @model_validator(mode="after")
+    def _every_level_has_a_variance_floor(self) -> StudentSettings:
+        floors, levels = len(self.loss.variance_floor), self.network.levels
+        if floors < levels:
+            raise ValueError(f"loss.variance_floor has {floors} numbers, but {self.network.name} has {levels} levels")
+        return self
+
+    def variance_floors(self) -> tuple[float, ...]:
+        """Of the network's levels, coarse to fine."""
+        return self.loss.variance_floor[-self.network.levels :]
 
 
 class InferenceSettings(Settings):
     """Depth and confidence of every view of a scan."""
 
     views: int = Field(5, ge=2, description="N: the reference and its N - 1 best sources (paper 4.2).")
-    network: CasMVSNetSettings = Field(
+    network: NetworkSettings = Field(
         CasMVSNetSettings(),
         description="Network of a checkpoint that does not say its own, as the published ones; the released KD-MVS "
         "student needs `extra_convolution: true, read_out: winner`.",
@@ -541,12 +633,33 @@ class ScansSettings(Settings):
             raise ValueError(str(error)) from None
 
 
+class StartSettings(Settings):
+    """Where the run begins, if not with the training of a teacher."""
+
+    checkpoint: str | None = Field(
+        None, description="A checkpoint, ours or published, that is the teacher; relative to the working directory."
+    )
+    network: PublishedSettings = PublishedSettings()
+    depth_maps: str | None = Field(
+        None,
+        description="A folder with a folder of depth maps per scan, made by another tool, that are the teacher's; "
+        "relative to the working directory.",
+    )
+    maps: DepthMapsSettings = DepthMapsSettings()
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> StartSettings:
+        if self.checkpoint is not None and self.depth_maps is not None:
+            raise ValueError("start: expected checkpoint or depth_maps, found both; give one")
+        return self
+
+
 T = TypeVar("T", TeacherSettings, StudentSettings)
 
 
 RuleName = Literal[
     "prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
-    "summarise", "compare",
+    "summarise", "compare", "import_checkpoint", "import_depth",
 ]  # fmt: skip
 
 
@@ -564,8 +677,11 @@ class RuleResources(Settings):
 
 
 VARYING = frozenset(
-    ["rounds", "control", "seed", "teacher", "student", "inference", "consistency", "encoding", "fusion", "evaluation"]
-)
+    [
+        "rounds", "control", "seed", "start", "teacher", "student", "inference", "consistency", "encoding", "fusion",
+        "evaluation",
+    ]
+)  # fmt: skip
 """Keys in which the variants of a run may differ; data, folders and resources are common to all of them."""
 
 
@@ -587,6 +703,7 @@ class RunSettings(Settings):
     )
     dataset: DatasetSettings
     scans: ScansSettings
+    start: StartSettings = StartSettings()
     teacher: TeacherSettings = TeacherSettings()
     student: StudentSettings = StudentSettings()
     inference: InferenceSettings = InferenceSettings()
@@ -627,6 +744,12 @@ class RunSettings(Settings):
                 f"control: {missing[0]} is missing while {given} is {steps[given]}; give both, or neither, "
                 "so that the control can train for as many steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _control_has_a_teacher_to_be_compared_with(self) -> RunSettings:
+        if self.control and "teacher" not in self.trained():
+            raise ValueError("control: it trains as long as the teacher, which `start` replaces; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -709,6 +832,11 @@ class RunSettings(Settings):
         rounds = (f"round{number}" for number in range(1, self.rounds + 1))
         return ("teacher", *rounds, *(("control",) if self.control else ()))
 
+    def trained(self) -> tuple[str, ...]:
+        """The models that are trained here: all of them, or all but a teacher that another tool has made."""
+        begins = self.start.checkpoint is None and self.start.depth_maps is None
+        return tuple(model for model in self.models() if begins or model != "teacher")
+
     def control_settings(self) -> TeacherSettings:
         """The teacher's settings with at least as many optimiser steps as teacher and students together."""
         teacher, student = self.teacher.optimiser, self.student.optimiser
@@ -734,7 +862,9 @@ class RunSettings(Settings):
             "teacher": self._seeded(self.teacher),
             "control": self._seeded(self.control_settings()),
             "student": self._seeded(self.student),
+            "import_checkpoint": self.start.network,
             "infer": self.inference,
+            "import_depth": self.start.maps,
             "check": self.consistency,
             "encode": self.encoding,
             "fuse": self.fusion,
@@ -808,9 +938,10 @@ def _mistake(mistake: dict[str, Any], values: Any) -> str:
 def _key(location: tuple[str | int, ...], values: Any) -> str:
     """The dotted key as the user wrote it; pydantic also names the member of a union, which is no key."""
     parts = []
-    for part in location:
+    for place, part in enumerate(location, start=1):
         is_mapping = isinstance(values, dict)
-        if is_mapping and part not in values and part in (values.get("kind"), values.get("name")):
+        has_more = place < len(location)
+        if is_mapping and part not in values and (has_more or part in (values.get("kind"), values.get("name"))):
             continue
         parts.append(str(part))
         values = values.get(part) if is_mapping else None

@@ -102,6 +102,18 @@ def _files(folder: str, below: str) -> Iterator[str]:
         yield f"{below}{entry.name} {entry.stat().st_size} {content}"
 
 
+def changes_digest(folder: Path) -> str:
+    """The digest of what lies in a folder and when it was changed; 16 digits, or "" where there is no folder.
+
+    For depth maps: those that were made again have the names and the size of the old ones.
+    """
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def closure(module: str) -> list[str]:
     """The modules of this package that a module reaches, itself included, sorted.
 

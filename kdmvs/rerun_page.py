@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kdmvs.cli import STAGES
-from kdmvs.config import RunSettings, parse
+from kdmvs.config import RunSettings, Settings, parse
 from kdmvs.config_page import leaves
 from kdmvs.provenance import FOLDER, UNCOUNTED, closure
-from kdmvs.variants import PER_MODEL, Plan
+from kdmvs.variants import PER_MODEL, Plan, maker
 
 PAGE = FOLDER.parent / "docs" / "reruns.md"
 RUN: dict[str, Any] = {
@@ -91,13 +91,14 @@ def settings_of_stages(base: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _keys(section: str, value: Any) -> Iterator[tuple[str, Any]]:
-    for leaf in leaves(type(value), f"{section}."):
-        found = value
-        for part in leaf.key.split(".")[1:]:
-            found = getattr(found, part)
-        if not _is_fixed(leaf.key):
-            known = ANOTHER.get(leaf.key, found)
-            yield leaf.key, another(leaf.key, found, leaf.type) if known == found else known
+    plain = {leaf.key: leaf for leaf in leaves(type(value), f"{section}.", deep=False)}
+    for name, found in value:
+        key = f"{section}.{name}"
+        if isinstance(found, Settings):
+            yield from _keys(key, found)
+        elif not _is_fixed(key):
+            known = ANOTHER.get(key, found)
+            yield key, another(key, found, plain[key].type) if known == found else known
 
 
 def _is_fixed(key: str) -> bool:
@@ -140,11 +141,13 @@ def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[A
     }
     found = {("scans", "", scan): plan.key("", "scans", "") for scan in (*training, *evaluation)}
     for model in models:
-        found["checkpoint", model, ""] = plan.key("", "checkpoint", model)
+        if maker(run, "checkpoint", model):
+            found["checkpoint", model, ""] = plan.key("", "checkpoint", model)
         for kind in PER_MODEL:
             found |= {(kind, model, scan): plan.key("", kind, model) for scan in wanted[kind](model)}
     found |= {("figures", "", scan): plan.key("", "figures", "") for scan in pictured}
-    found["curves", "", ""] = plan.key("", "curves", "")
+    if run.trained():
+        found["curves", "", ""] = plan.key("", "curves", "")
     if evaluation:
         found["summary", "", ""] = plan.key("", "summary", "")
     return found

@@ -21,11 +21,12 @@ def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Pat
     from kdmvs.losses.reconstruction import photometric_error
     from kdmvs.stages.fitting import train
 
+    choices = {**settings.loss.model_dump(), "variance_floor": settings.variance_floors()}
+
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         assert sample.label is not None
         masks = sample.group.masks
-        mask = None if masks is None else masks[:, 0]
-        return distillation_loss(levels, sample.label, mask=mask, **settings.loss.model_dump())
+        return distillation_loss(levels, sample.label, mask=None if masks is None else masks[:, 0], **choices)
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         seen = photometric_error(levels, sample.group, settings.network.read_out)

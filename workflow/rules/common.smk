@@ -23,8 +23,8 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
-from kdmvs.provenance import code_digest, files_digest
-from kdmvs.variants import Plan, in_words, split
+from kdmvs.provenance import changes_digest, code_digest, files_digest
+from kdmvs.variants import Plan, in_words, maker, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new
 # ones is a fifth of the time to a dry-run.
@@ -67,8 +67,9 @@ PICTURED = EVALUATION[: RUN.scans.pictured]
 Shard = namedtuple("Shard", "name place scans")
 
 
-def shards(kind=None, variant="", **groups):
-    """What one job handles: k scans, of the artifact of a kind at one place (of no model where no kind is given).
+def shards(kind=None, variant="", but=(), **groups):
+    """What one job handles: k scans, of the artifact of a kind at one place (of no model where no kind is given), but
+    not at some.
 
     One scan per job is one rule with the wildcards {model} and {scan}. Otherwise it is a rule per place and k scans,
     whose outputs are the files of those scans: Snakemake follows every file, and the start of a job is paid once. No
@@ -86,6 +87,7 @@ def shards(kind=None, variant="", **groups):
             list(scans[start : start + k]),
         )
         for place in (PLAN.places(kind) if kind else [variant])
+        if place not in but
         for group, scans in groups.items()
         for start in range(0, len(scans), k)
     ]
@@ -93,6 +95,9 @@ def shards(kind=None, variant="", **groups):
 
 ROUND_PLACES = r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?round[1-9]\d*"
 MODEL_PLACES = rf"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?(?:teacher|control)|{ROUND_PLACES}"
+IMPORTED = PLAN.places_of("depth", "import_depth")
+INFERRED_PLACES = "".join(f"(?!{re.escape(place)}/)" for place in IMPORTED) + f"(?:{MODEL_PLACES})"
+"""Where depth is inferred: not where another tool has made it."""
 
 
 def as_name(place):
@@ -201,14 +206,29 @@ def digest_of(place):
     return or_stop(files_digest, place)
 
 
+def maps_of(place, scans):
+    """A function of the wildcards: the folders of another tool's depth maps of scans."""
+    root = Path(PLAN.settings(place).start.depth_maps)
+    return lambda wildcards: [str(root / scan.format(**wildcards)) for scan in scans]
+
+
+def digest_of_maps(place, scans):
+    """A function of the wildcards: the digest of these folders."""
+    return lambda wildcards: " ".join(
+        or_stop(changes_digest, Path(folder)) for folder in maps_of(place, scans)(wildcards)
+    )
+
+
 def labels_of_last_round(wildcards):
     """The labels that a round learns from: those of the teacher for round 1, of round r - 1 for round r."""
     return each(below(PLAN.teacher_of(wildcards.model), "labels/{scan}.h5"), TRAINING)
 
 
 def of_models(variant, kind, path, scans):
-    """The files of a kind of all models of a variant, scan by scan."""
-    places = [PLAN.place(variant, kind, model) for model in PLAN.experiments[variant].models()]
+    """The files of a kind of all models of a variant that have it, scan by scan."""
+    run = PLAN.experiments[variant]
+    models = run.trained() if kind == "checkpoint" else run.models()
+    places = [PLAN.place(variant, kind, model) for model in models]
     return [below(place, path).replace("{scan}", scan) for scan in scans for place in places]
 
 
@@ -216,8 +236,11 @@ def final_targets():
     """Everything that a run and its variants end in."""
     found = []
     for variant, experiment in PLAN.experiments.items():
-        found.append(below(PLAN.place(variant, "checkpoint", experiment.models()[-1]), "checkpoint.pt"))
-        found.append(below(PLAN.place(variant, "curves"), "curves.png"))
+        last = experiment.models()[-1]
+        if maker(experiment, "checkpoint", last):
+            found.append(below(PLAN.place(variant, "checkpoint", last), "checkpoint.pt"))
+        if experiment.trained():
+            found.append(below(PLAN.place(variant, "curves"), "curves.png"))
         if EVALUATION:
             tables = PLAN.place(variant, "summary")
             found += [below(tables, "summary.csv"), below(tables, "per_scan.csv")]
