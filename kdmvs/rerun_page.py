@@ -170,17 +170,12 @@ def rule_of(kind: str, model: str) -> str:
         return f"{PER_MODEL[kind]}_{model}"
     if kind == "checkpoint":
         return model if model in ("teacher", "control") else "student"
-    return {
-        "scans": "prepare",
-        "overview": "overview",
-        "figures": "figures",
-        "curves": "curves",
-        "summary": "summarise",
-    }[kind]
+    return {"scans": "prepare", "summary": "summarise"}.get(kind, kind)
 
 
 COLUMNS = (
-    "prepare", "overview", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves", "summarise",
+    "prepare", "overview", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
+    "summarise",
 )  # fmt: skip
 
 

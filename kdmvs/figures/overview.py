@@ -152,10 +152,10 @@ def _draw_scene(
     corners = frusta.reshape(-1, 2)
     low, high = _extent(points) if len(points) else (corners.min(axis=0), corners.max(axis=0))
     low, high = np.minimum(low, corners.min(axis=0)), np.maximum(high, corners.max(axis=0))
-    margin = 0.04 * max(float((high - low).max()), 1e-12)
-    axes.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
-    axes.set_ylim(float(low[1]) - margin, float(high[1]) + margin)
-    axes.set_aspect("equal", adjustable="datalim")
+    span = 1.08 * max(float(((high - low) / PANEL).max()), 1e-12)  # units per inch, alike in both directions
+    middle = (low + high) / 2
+    for limits, centre, length in zip((axes.set_xlim, axes.set_ylim), middle, PANEL, strict=True):
+        limits(float(centre) - span * length / 2, float(centre) + span * length / 2)
     axes.grid(color="0.92", lw=0.6)
     axes.set_axisbelow(True)
 

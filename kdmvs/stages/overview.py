@@ -1,4 +1,4 @@
-"""Look at scans before anything is trained: a picture and a table of each, with warnings of what usually ruins results."""
+"""Look at scans before training: a picture and a table of each, with warnings of what usually ruins results."""
 
 from __future__ import annotations
 
