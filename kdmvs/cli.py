@@ -24,6 +24,7 @@ from kdmvs.errors import KdmvsError, SettingsError
 
 STAGES = (
     "prepare",
+    "overview",
     "import_checkpoint",
     "import_depth",
     "teacher",

@@ -622,7 +622,12 @@ class ScansSettings(Settings):
     evaluation: tuple[ScanEntry, ...] = Field(
         (), description="Scans that are fused and scored, named alike; their ground truth is never used in training."
     )
-    pictured: int = Field(20, ge=0, description="The first so many evaluation scans have pictures in the report.")
+    pictured: int = Field(
+        20,
+        ge=0,
+        description="In the report, the first so many scans have an overview, and the first so many evaluation scans "
+        "pictures of their depth and clouds.",
+    )
 
     @field_validator("training", "evaluation", mode="after")
     @classmethod
@@ -658,8 +663,8 @@ T = TypeVar("T", TeacherSettings, StudentSettings)
 
 
 RuleName = Literal[
-    "prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
-    "summarise", "compare", "import_checkpoint", "import_depth",
+    "prepare", "overview", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures",
+    "curves", "summarise", "compare", "import_checkpoint", "import_depth",
 ]  # fmt: skip
 
 

@@ -140,6 +140,8 @@ def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[A
         "evaluation": lambda model: evaluation,
     }
     found = {("scans", "", scan): plan.key("", "scans", "") for scan in (*training, *evaluation)}
+    shown = list(dict.fromkeys((*training, *evaluation)))[: run.scans.pictured]
+    found |= {("overview", "", scan): plan.key("", "overview", "") for scan in shown}
     for model in models:
         if maker(run, "checkpoint", model):
             found["checkpoint", model, ""] = plan.key("", "checkpoint", model)
@@ -168,11 +170,12 @@ def rule_of(kind: str, model: str) -> str:
         return f"{PER_MODEL[kind]}_{model}"
     if kind == "checkpoint":
         return model if model in ("teacher", "control") else "student"
-    return {"scans": "prepare", "figures": "figures", "curves": "curves", "summary": "summarise"}[kind]
+    return {"scans": "prepare", "summary": "summarise"}.get(kind, kind)
 
 
 COLUMNS = (
-    "prepare", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves", "summarise",
+    "prepare", "overview", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
+    "summarise",
 )  # fmt: skip
 
 

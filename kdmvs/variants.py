@@ -41,7 +41,7 @@ def maker(run: RunSettings, kind: str, model: str) -> str:
     return PER_MODEL[kind]
 
 
-UNSET = ("curves", "summarise")
+UNSET = ("overview", "curves", "summarise")
 """Rules whose stage reads no settings."""
 
 
@@ -107,6 +107,8 @@ class Plan:
         match kind:
             case "scans":
                 parts = by("prepare")
+            case "overview":
+                parts = [*by("overview"), *of("scans", [""])]
             case "checkpoint" if maker(run, kind, model) == "import_checkpoint":
                 parts = [*by("import_checkpoint"), str(run.start.checkpoint)]
             case "checkpoint":

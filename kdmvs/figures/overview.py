@@ -152,10 +152,10 @@ def _draw_scene(
     corners = frusta.reshape(-1, 2)
     low, high = _extent(points) if len(points) else (corners.min(axis=0), corners.max(axis=0))
     low, high = np.minimum(low, corners.min(axis=0)), np.maximum(high, corners.max(axis=0))
-    margin = 0.04 * max(float((high - low).max()), 1e-12)
-    axes.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
-    axes.set_ylim(float(low[1]) - margin, float(high[1]) + margin)
-    axes.set_aspect("equal", adjustable="datalim")
+    span = 1.08 * max(float(((high - low) / PANEL).max()), 1e-12)  # units per inch, alike in both directions
+    left, bottom = (low + high) / 2 - span * np.array(PANEL) / 2
+    axes.set_xlim(float(left), float(left) + span * PANEL[0])
+    axes.set_ylim(float(bottom), float(bottom) + span * PANEL[1])
     axes.grid(color="0.92", lw=0.6)
     axes.set_axisbelow(True)
 
@@ -179,6 +179,8 @@ def _draw_ranges(
     if high > 20 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.2, high * 1.2)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     else:
         axes.set_ylim(max(0.0, low - 0.08 * (high - low)), high + 0.08 * (high - low))
     axes.set_xlim(-0.7, len(ranges) - 0.3)

@@ -109,6 +109,7 @@ EVERY_SCAN = {
     "training": TRAINING,
     "evaluation": [scan for scan in EVALUATION if scan not in TRAINING],
 }
+OVERVIEW = [*EVERY_SCAN["training"], *EVERY_SCAN["evaluation"]][: RUN.scans.pictured]
 
 
 def each(path, scans):
@@ -234,7 +235,7 @@ def of_models(variant, kind, path, scans):
 
 def final_targets():
     """Everything that a run and its variants end in."""
-    found = []
+    found = each("<results>/scans/{scan}/overview.png", OVERVIEW)
     for variant, experiment in PLAN.experiments.items():
         last = experiment.models()[-1]
         if maker(experiment, "checkpoint", last):
