@@ -34,7 +34,12 @@ def remove(name: str) -> Damage:
 
 
 def truncate(name: str) -> Damage:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-50])
+    def damage(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).unlink()  # a prepared photograph is a link to this file
+        (folder / name).write_bytes(data[:-50])
+
+    return damage
 
 
 def halve(name: str) -> Damage:

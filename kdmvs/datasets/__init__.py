@@ -10,6 +10,8 @@ from typing import Any
 from kdmvs.errors import DataError
 
 AUTO = "auto"
+GENERAL = ("mvsnet",)
+"""Kinds of which others are special cases: a scene of Tanks and Temples is in the MVSNet layout as well."""
 
 
 def _mvsnet() -> ModuleType:
@@ -137,9 +139,11 @@ def recognised(folder: Path) -> str:
     Raises:
         DataError: no folder, of no kind, or of several.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a scan's folder, found none; see dataset.root")
     kinds = [kind for kind, door in DOORS.items() if door().recognises(folder)]
+    if not kinds and not folder.is_dir():  # a scan of DTU has no folder of its own
+        raise DataError(f"{folder}: expected a scan's folder, found none; see dataset.root")
+    if len(kinds) > 1:
+        kinds = [kind for kind in kinds if kind not in GENERAL]
     if len(kinds) != 1:
         found = f"one that could be {' or '.join(kinds)}" if kinds else "none of them"
         raise DataError(f"{folder}: expected a scan of one kind ({', '.join(DOORS)}), found {found}; set dataset.kind")

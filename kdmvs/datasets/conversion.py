@@ -23,7 +23,7 @@ from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints
 from kdmvs.datasets.triangulation import Features, features, triangulated
 from kdmvs.datasets.window import Window, turned
 from kdmvs.errors import DataError
-from kdmvs.formats.image import header, read_image, read_mask
+from kdmvs.formats.image import check_whole, header, read_image, read_mask
 
 SAME_PROPORTIONS = 0.01
 """Width over height of a resized photograph may differ this much from its camera's: sides are whole numbers."""
@@ -249,6 +249,9 @@ def _add(
     """Write one view."""
     view = photo.view
     as_stored = window.unchanged and places is None and photo.turn == 1
+    if as_stored:
+        for path in (view.image, *view.lights):
+            check_whole(path)
     images: list[UInt8[np.ndarray, "h w 3"] | Path] = [
         path if as_stored else _prepared(path, photo, window, places) for path in (view.image, *view.lights)
     ]

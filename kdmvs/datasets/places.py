@@ -100,6 +100,8 @@ def places(settings: Mapping[str, Any], name: str) -> list[Path]:
     """
     if settings.get("root") is None:
         return []
-    root = Path(settings["root"])
-    of_kind = PLACES.get(settings["kind"])
+    root, kind = Path(settings["root"]), settings["kind"]
+    if kind == "auto" and not (root / name).is_dir():
+        kind = "dtu"  # the one kind whose scans have no folder of their own
+    of_kind = PLACES.get(kind)
     return [root / name] if of_kind is None else of_kind(root, name, settings)

@@ -143,4 +143,5 @@ def _table(cloud: PointCloud, start: int, origin: Float64[np.ndarray, " 3"] | No
 
 
 def _columns(table: np.ndarray, names: tuple[str, ...], kind: type) -> np.ndarray:
-    return np.stack([np.asarray(table[name], dtype=kind) for name in names], axis=1)
+    with np.errstate(over="ignore"):  # a coordinate too large for float32 becomes inf and is refused as such
+        return np.stack([np.asarray(table[name], dtype=kind) for name in names], axis=1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kdmvs.formats.cam import read_cam, write_cam
 from kdmvs.formats.image import header, read_image, read_mask
-from kdmvs.formats.manifest import read_manifest
+from kdmvs.formats.manifest import FORMAT, read_manifest
 from kdmvs.formats.pair import read_pair, write_pair
 from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.formats.ply import read_ply
@@ -92,7 +92,8 @@ def test_windows_line_ends_a_byte_order_mark_and_odd_names_change_nothing(tmp_pa
 
 
 MANIFEST = json.dumps(
-    {"format": 1, "name": "a", "unit": "mm", "lights": 1, "size": [64, 96], "reference": None, "digest": "0"}
+    {"format": FORMAT, "name": "a", "unit": "mm", "lights": 1, "size": [64, 96], "digest": "0"}
+    | {"reference": None, "sparse": None}
     | {"views": [dict.fromkeys(("image", "camera", "source"), "x") | {"lights": ["x"], "depth": None, "mask": None}]}
 ).encode()
 
@@ -118,3 +119,18 @@ TEXT_CLOUD = (
 def test_a_cloud_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
     found = parses_or_says_why(read_ply, tmp_path / "cloud.ply", data)
     assert found is None or found.points.isfinite().all()
+
+
+def test_the_files_are_read_before_they_are_damaged(tmp_path: Path) -> None:
+    readers = {
+        CAM: read_cam,
+        PAIR: read_pair,
+        PFM: read_pfm,
+        MANIFEST: read_manifest,
+        CLOUD: read_ply,
+        TEXT_CLOUD: read_ply,
+    }
+    for data, read in readers.items():
+        assert parses_or_says_why(read, tmp_path / "file", data) is not None
+    for data in IMAGES.values():
+        assert parses_or_says_why(read_image, tmp_path / "file", data) is not None
