@@ -115,6 +115,9 @@ def jobs(
     found: Counter[str] = Counter({"teacher": 1, "student": rounds, "control": int(control), "curves": 1})
     pictures = shards(evaluation[:pictured])
     found["figures"] = len(pictures)
+    shown = set([*training, *(scan for scan in evaluation if scan not in set(training))][:pictured])
+    first = [[scan for scan in group if scan in shown] for group in (training, evaluation)]
+    found["overview"] = len(shards(first[0])) + len(shards([scan for scan in first[1] if scan not in set(training)]))
     found["summarise"] = int(bool(evaluation))
     needed = set(training) | set(evaluation)
     for model in models:

@@ -1,9 +1,9 @@
 """`kdmvs STAGE`: every stage from the shell, its options derived from the signature of the stage's `run`.
 
-A `Path` is one required option, a `list[Path]` one or more values, `settings` is `--settings` (JSON, or a YAML or
-JSON file) and `--set key=value`. Only the stage that is called is imported, and a stage imports what computes inside
-`run`, so that help and argument errors answer at once. An error of the user is one line and exit code 2; anything
-else is a bug and keeps its traceback.
+A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values, `settings`
+is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`. Only the stage that is called is imported, and a
+stage imports what computes inside `run`, so that help and argument errors answer at once. An error of the user is one
+line and exit code 2; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from kdmvs.errors import KdmvsError, SettingsError
 
 STAGES = (
     "prepare",
+    "overview",
+    "import_checkpoint",
+    "import_depth",
     "teacher",
     "student",
     "infer",
@@ -38,7 +41,11 @@ STAGES = (
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
-SHOW = "show"
+ALONE = ("export",)
+"""Stages that no rule of the workflow calls."""
+
+SHOW, INSPECT = "show", "inspect"
+"""The commands that are no stage: they read what there is and print it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,28 +68,39 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         KdmvsError: the user's data or settings are at fault.
     """
-    stage = arguments[0]
+    stage = arguments[0].replace("-", "_")
     if stage == SHOW:
         from kdmvs import show
 
         show.run(arguments[1:])
         return
-    if stage not in STAGES:
-        raise SettingsError(f"expected a stage ({', '.join(STAGES)}) or {SHOW}, found {stage!r}; try --help")
+    if stage == INSPECT:  # by its name, because what inspects computes, and this module must stay light
+        importlib.import_module("kdmvs.inspection").run(arguments[1:])
+        return
+    if stage not in STAGES + ALONE:
+        names = ", ".join(map(written, STAGES + ALONE))
+        raise SettingsError(f"expected a stage ({names}), {SHOW} or {INSPECT}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     module.run(**read_arguments(stage, module, arguments[1:]))
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
     """What the user reads of an error, with the stage before it."""
-    stage = arguments[0]
-    return f"kdmvs {stage}: {error}" if stage in (*STAGES, SHOW) else f"kdmvs: {error}"
+    stage = arguments[0].replace("-", "_")
+    known = stage in (*STAGES, *ALONE, SHOW, INSPECT)
+    return f"kdmvs {written(stage)}: {error}" if known else f"kdmvs: {error}"
+
+
+def written(stage: str) -> str:
+    """A stage as a word of the command line."""
+    return stage.replace("_", "-")
 
 
 def overview() -> str:
     """What `kdmvs --help` prints: a line per stage, read from the files without importing them."""
-    lines = [f"  {stage:10} {first_line(stage)}" for stage in STAGES]
-    lines.append(f"  {SHOW:10} Print the table of an experiment and where its clouds and pictures are.")
+    lines = [f"  {written(stage):17} {first_line(stage)}" for stage in STAGES + ALONE]
+    lines.append(f"  {SHOW:17} Print the table of an experiment and where its clouds and pictures are.")
+    lines.append(f"  {INSPECT:17} Print what is in a scan, and what of it usually ruins results.")
     return "\n".join(
         [
             "usage: kdmvs STAGE [options]",
@@ -113,7 +131,7 @@ def read_arguments(stage: str, module: ModuleType, arguments: Sequence[str]) -> 
     hints = typing.get_type_hints(module.run, include_extras=True)
     hints.pop("return", None)
     parser = argparse.ArgumentParser(
-        prog=f"kdmvs {stage}",
+        prog=f"kdmvs {written(stage)}",
         description=inspect.cleandoc(module.__doc__ or ""),
         epilog="\n".join(describe_settings(hints["settings"])) if "settings" in hints else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -126,10 +144,11 @@ def read_arguments(stage: str, module: ModuleType, arguments: Sequence[str]) -> 
             )
         else:
             several = typing.get_origin(kind) is list
-            single = typing.get_args(kind)[0] if several else kind
+            optional = type(None) in typing.get_args(kind)
+            single = typing.get_args(kind)[0] if several or optional else kind
             parser.add_argument(
                 "--" + name.replace("_", "-"),
-                required=True,
+                required=not optional,
                 type=single,
                 nargs="+" if several else None,
                 metavar="PATH" if single is Path else "NAME",

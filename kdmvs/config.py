@@ -13,20 +13,32 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kdmvs.errors import SettingsError
+from kdmvs.scan_lists import expanded
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
+ScanEntry = Annotated[str, Field(pattern=rf"^@.+$|{NAME_PATTERN}")]
+"""A scan, or a list of scans (`kdmvs.scan_lists`)."""
 VariantName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Channels = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 """Of an image, in pixels: three halvings at a quarter of the resolution."""
 Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -156,8 +168,140 @@ class PhotographsSettings(FolderSettings):
     seed: int = Field(0, ge=0, description="Seed of the robust estimators.")
 
 
+class DtuSettings(FolderSettings):
+    """DTU as MVSNet has preprocessed it: `root` is dtu_training (Cameras/, Rectified/, ...); scans are scan2, ..."""
+
+    kind: Literal["dtu"] = "dtu"
+    test_root: str | None = Field(
+        None,
+        description="Folder of dtu_test (scanS/images, cams, pair.txt), where the scans of the list dtu-test are read; "
+        "none: they are read from `root`.",
+    )
+    reference_root: str | None = Field(
+        None, description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl); none: there are none."
+    )
+    depth_line: Literal["auto", "interval", "maximum"] = Field(
+        "auto", description="Meaning of the second number of a two-number depth line (`maximum` for PatchmatchNet's)."
+    )
+    planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
+    interval_scale: Positive = Field(
+        1.06, description="Factor of the files' interval of 2.5 mm: depths of 425 to 931.15 mm, as CasMVSNet's."
+    )
+    default_light: int = Field(
+        3, ge=0, le=6, description="Light 0 of a scan, which is labelled and fused; 3: all lights on (DTU's own code)."
+    )
+    test_image_size: tuple[Side, Side] | None = Field(
+        (864, 1152), description="Height and width of the test set's scans (paper 4.3); none: as `image_size` says."
+    )
+
+
+class BlendedMvsSettings(FolderSettings):
+    """BlendedMVS or BlendedMVG, low or high resolution: `root` holds a folder per scene, called by its PID."""
+
+    kind: Literal["blendedmvs"] = "blendedmvs"
+    masked: bool = Field(False, description="Take the images in which what the model does not cover is black.")
+
+
+class TanksAndTemplesSettings(FolderSettings):
+    """Tanks and Temples: `root` holds the scenes, or intermediate/, advanced/ and training/ with them."""
+
+    kind: Literal["tanks_and_temples"] = "tanks_and_temples"
+    cameras: str = Field(
+        "cams",
+        pattern=r"^[A-Za-z0-9_{}-]+$",
+        description="Folder of the cameras below a scene's. `cams_{scene}` are the short-range cameras of the "
+        "intermediate scenes where their archive was unpacked into them (cams_family, ...); a scene without takes "
+        "cams/ and says so. MVSNet and Vis-MVSNet used short range, R-MVSNet long range.",
+    )
+    depth_line: Literal["auto", "interval", "maximum"] = Field(
+        "auto", description="Meaning of the second number of a two-number depth line (`maximum` for TransMVSNet's)."
+    )
+    planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
+    tuned_range: bool = Field(
+        False,
+        description="End each range 192 tuned intervals after its start, as most published numbers do. Warning: they "
+        "were tuned by eye on the very scenes of the test.",
+    )
+
+
+class Eth3dSettings(FolderSettings):
+    """ETH3D's high-resolution multi-view scenes, undistorted, with the laser scans of the training scenes."""
+
+    kind: Literal["eth3d"] = "eth3d"
+
+
+class TransformsSettings(FolderSettings):
+    """Scans with a transforms.json (NeRF, instant-ngp, nerfstudio), one folder per scan under `root`."""
+
+    kind: Literal["transforms"] = "transforms"
+    file: str | None = Field(
+        None, description="The list of frames in a scan's folder; none: transforms.json, else transforms_train.json."
+    )
+    depth_unit: float = Field(
+        0.001,
+        gt=0,
+        description="One step of 16-bit depth maps (depth_file_path) in the scan's unit; nerfstudio's 0.001.",
+    )
+
+
+class StrechaSettings(FolderSettings):
+    """Scans of Strecha's benchmark (.camera files), one folder per scan under `root`."""
+
+    kind: Literal["strecha"] = "strecha"
+
+
+class MiddleburySettings(FolderSettings):
+    """Scans of the Middlebury multi-view benchmark (*_par.txt), one folder per scan under `root`."""
+
+    kind: Literal["middlebury"] = "middlebury"
+
+
+class IdrSettings(FolderSettings):
+    """Scans as IDR and NeuS have them (cameras_sphere.npz, image/, mask/), one folder per scan under `root`."""
+
+    kind: Literal["idr"] = "idr"
+
+
+class RgbdSettings(FolderSettings):
+    """RGB-D sequences with poses (7-Scenes, TUM, exported ScanNet), one folder per sequence under `root`."""
+
+    kind: Literal["rgbd"] = "rgbd"
+    every: int = Field(1, ge=1, description="Take every n-th frame; frames at 30 Hz show nearly the same.")
+    color_camera: tuple[Positive, Positive, float, float] | None = Field(
+        None,
+        description="fx, fy, cx, cy of the photographs (pixels, centre of the first at 0); none: what the layout says "
+        "or is known for.",
+    )
+    depth_camera: tuple[Positive, Positive, float, float] | None = Field(
+        None, description="The same of the depth maps; none: what the layout says or is known for."
+    )
+    distortion: tuple[float, float, float, float, float] | None = Field(
+        None, description="k1, k2, p1, p2, k3 of the photographs as in OpenCV; none: what the layout is known for."
+    )
+    color_from_depth: tuple[float, float, float, float, float, float] = Field(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        description="From the depth to the colour camera: rotation vector (radians), then translation (metres).",
+    )
+    depth_unit: Positive | None = Field(
+        None, description="Metres per step of a depth map; none: 0.001, and 1/5000 for TUM."
+    )
+
+
 DatasetSettings = Annotated[
-    SyntheticSettings | AutoSettings | MvsnetSettings | ColmapSettings | PhotographsSettings,
+    SyntheticSettings
+    | AutoSettings
+    | MvsnetSettings
+    | ColmapSettings
+    | PhotographsSettings
+    | DtuSettings
+    | BlendedMvsSettings
+    | TanksAndTemplesSettings
+    | Eth3dSettings
+    | TransformsSettings
+    | StrechaSettings
+    | MiddleburySettings
+    | IdrSettings
+    | RgbdSettings,
     Field(discriminator="kind"),
 ]
 
@@ -165,6 +309,7 @@ DatasetSettings = Annotated[
 class CasMVSNetSettings(Settings):
     """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
 
+    levels: ClassVar[int] = 3
     name: Literal["casmvsnet"] = "casmvsnet"
     hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
         (48, 32, 8), description="Depth hypotheses per level, multiples of 8."
@@ -177,7 +322,7 @@ class CasMVSNetSettings(Settings):
     base_planes: int = Field(
         192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
     )
-    feature_channels: int = Field(8, ge=1, description="Channels of the finest features; 16 and 32 follow for 8.")
+    feature_channels: Channels = Field(8, description="Channels of the finest features; 16 and 32 follow for 8.")
     regulariser_channels: tuple[Channels, Channels, Channels] = Field(
         (8, 8, 8), description="Base channels of the cost regularisation per level."
     )
@@ -187,6 +332,75 @@ class CasMVSNetSettings(Settings):
     read_out: Literal["expectation", "winner"] = Field(
         "expectation", description="Depth of a level: expectation (CasMVSNet) or the likeliest (released student)."
     )
+
+
+class MVSNetSettings(Settings):
+    """MVSNet (Yao et al., ECCV 2018): one cost volume at a quarter of the resolution."""
+
+    levels: ClassVar[int] = 1
+    name: Literal["mvsnet"] = "mvsnet"
+    hypotheses: Hypotheses = Field(192, description="Depth hypotheses over the whole range, a multiple of 8.")
+    feature_channels: Channels = Field(8, description="Channels of the first convolutions; 32 features follow for 8.")
+    regulariser_channels: Channels = Field(8, description="Base channels of the cost regularisation.")
+    read_out: Literal["expectation", "winner"] = Field(
+        "expectation", description="Depth: expectation (as published) or the likeliest hypothesis."
+    )
+
+
+def _named(values: Any) -> Any:
+    """A network whose name is left out is CasMVSNet."""
+    return {"name": "casmvsnet", **values} if isinstance(values, Mapping) else values
+
+
+NetworkSettings = Annotated[CasMVSNetSettings | MVSNetSettings, Field(discriminator="name"), BeforeValidator(_named)]
+
+
+class PublishedSettings(Settings):
+    """What the entries of a published checkpoint do not say of its network; none: as it was published."""
+
+    hypotheses: tuple[Hypotheses, ...] | None = Field(
+        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet)."
+    )
+    interval_ratios: tuple[Positive, ...] | None = Field(
+        None,
+        description="Spacing of a level's hypotheses in base intervals; none: 4, 2, 1 (CasMVSNet), 4, 1, 0.5 (KD-MVS).",
+    )
+    base_planes: int | None = Field(
+        None, ge=2, description="The base interval is the depth range divided by this number; none: 192."
+    )
+    read_out: Literal["expectation", "winner"] | None = Field(
+        None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
+    )
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings of a network that are given here; one number stands alone."""
+        given = {key: value for key, value in self.model_dump().items() if value is not None}
+        return {
+            key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in given.items()
+        }
+
+
+class DepthMapsSettings(Settings):
+    """Depth maps made by another tool, a folder per scan."""
+
+    format: Literal["auto", "pfm", "colmap", "dmb"] = Field(
+        "auto", description="PFM (MVSNet family), COLMAP's dense maps, gipuma's and ACMM's .dmb; auto: what is there."
+    )
+    match: Literal["auto", "name", "number"] = Field(
+        "auto",
+        description="A map is named after the view's photograph, or by the view's number; auto: names, where all fit.",
+    )
+    preferred: Literal["geometric", "photometric"] = Field(
+        "geometric", description="Of COLMAP's maps, where a view has both."
+    )
+    scale: Positive = Field(1.0, description="Scan units per unit of the maps.")
+
+
+class ExportSettings(Settings):
+    """A scan and what was found of it, for another tool."""
+
+    layout: Literal["mvsnet", "colmap"] = Field("mvsnet", description="MVSNet's folders, or a workspace of COLMAP.")
+    points: int = Field(20000, ge=0, description="Most points of the cloud in COLMAP's sparse model.")
 
 
 class SourceSelection(Settings):
@@ -222,9 +436,11 @@ class StudentLossSettings(Settings):
         description="Pseudo probability of a hypothesis: the Gaussian's mass in its bin, the normalised density, or "
         "the paper's literal SoftMax of P(d_k), which is almost uniform.",
     )
-    variance_floor: tuple[NotNegative, NotNegative, NotNegative] = Field(
+    variance_floor: tuple[NotNegative, ...] = Field(
         (0.36, 0.36, 0.36),
-        description="Least variance of a label per level, in squared hypothesis spacings of that level.",
+        max_length=3,
+        description="Least variance of a label per level, coarse to fine, in squared hypothesis spacings of that "
+        "level; a network of fewer levels takes the last of them.",
     )
     least_probability: Positive = Field(
         1e-4,
@@ -278,7 +494,7 @@ class StudentOptimiserSettings(OptimiserSettings):
 class TeacherSettings(Settings):
     """Training of the teacher."""
 
-    network: CasMVSNetSettings = CasMVSNetSettings()
+    network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
     loss: TeacherLossSettings = TeacherLossSettings()
     optimiser: TeacherOptimiserSettings = TeacherOptimiserSettings()
@@ -288,18 +504,29 @@ class TeacherSettings(Settings):
 class StudentSettings(Settings):
     """Training of a student, from scratch."""
 
-    network: CasMVSNetSettings = CasMVSNetSettings()
+    network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
     loss: StudentLossSettings = StudentLossSettings()
     optimiser: StudentOptimiserSettings = StudentOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+
+    @model_validator(mode="after")
+    def _every_level_has_a_variance_floor(self) -> StudentSettings:
+        floors, levels = len(self.loss.variance_floor), self.network.levels
+        if floors < levels:
+            raise ValueError(f"loss.variance_floor has {floors} numbers, but {self.network.name} has {levels} levels")
+        return self
+
+    def variance_floors(self) -> tuple[float, ...]:
+        """Of the network's levels, coarse to fine."""
+        return self.loss.variance_floor[-self.network.levels :]
 
 
 class InferenceSettings(Settings):
     """Depth and confidence of every view of a scan."""
 
     views: int = Field(5, ge=2, description="N: the reference and its N - 1 best sources (paper 4.2).")
-    network: CasMVSNetSettings = Field(
+    network: NetworkSettings = Field(
         CasMVSNetSettings(),
         description="Network of a checkpoint that does not say its own, as the published ones; the released KD-MVS "
         "student needs `extra_convolution: true, read_out: winner`.",
@@ -386,19 +613,58 @@ class FigureSettings(Settings):
 class ScansSettings(Settings):
     """Which scans train, and which are fused and scored."""
 
-    training: tuple[ScanName, ...] = Field(..., min_length=1, description="Scans that teacher and students see.")
-    evaluation: tuple[ScanName, ...] = Field(
-        (), description="Scans that are fused and scored; their ground truth is never used in training."
+    training: tuple[ScanEntry, ...] = Field(
+        ...,
+        min_length=1,
+        description="Scans that teacher and students see. `@dtu-train` stands for a published list, `@lists/mine.txt` "
+        "for the lines of a text file (lists of scans, above).",
     )
-    pictured: int = Field(20, ge=0, description="The first so many evaluation scans have pictures in the report.")
+    evaluation: tuple[ScanEntry, ...] = Field(
+        (), description="Scans that are fused and scored, named alike; their ground truth is never used in training."
+    )
+    pictured: int = Field(
+        20,
+        ge=0,
+        description="In the report, the first so many scans have an overview, and the first so many evaluation scans "
+        "pictures of their depth and clouds.",
+    )
+
+    @field_validator("training", "evaluation", mode="after")
+    @classmethod
+    def _lists_are_expanded(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return expanded(entries)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+
+
+class StartSettings(Settings):
+    """Where the run begins, if not with the training of a teacher."""
+
+    checkpoint: str | None = Field(
+        None, description="A checkpoint, ours or published, that is the teacher; relative to the working directory."
+    )
+    network: PublishedSettings = PublishedSettings()
+    depth_maps: str | None = Field(
+        None,
+        description="A folder with a folder of depth maps per scan, made by another tool, that are the teacher's; "
+        "relative to the working directory.",
+    )
+    maps: DepthMapsSettings = DepthMapsSettings()
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> StartSettings:
+        if self.checkpoint is not None and self.depth_maps is not None:
+            raise ValueError("start: expected checkpoint or depth_maps, found both; give one")
+        return self
 
 
 T = TypeVar("T", TeacherSettings, StudentSettings)
 
 
 RuleName = Literal[
-    "prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
-    "summarise", "compare",
+    "prepare", "overview", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures",
+    "curves", "summarise", "compare", "import_checkpoint", "import_depth",
 ]  # fmt: skip
 
 
@@ -416,8 +682,11 @@ class RuleResources(Settings):
 
 
 VARYING = frozenset(
-    ["rounds", "control", "seed", "teacher", "student", "inference", "consistency", "encoding", "fusion", "evaluation"]
-)
+    [
+        "rounds", "control", "seed", "start", "teacher", "student", "inference", "consistency", "encoding", "fusion",
+        "evaluation",
+    ]
+)  # fmt: skip
 """Keys in which the variants of a run may differ; data, folders and resources are common to all of them."""
 
 
@@ -439,6 +708,7 @@ class RunSettings(Settings):
     )
     dataset: DatasetSettings
     scans: ScansSettings
+    start: StartSettings = StartSettings()
     teacher: TeacherSettings = TeacherSettings()
     student: StudentSettings = StudentSettings()
     inference: InferenceSettings = InferenceSettings()
@@ -479,6 +749,12 @@ class RunSettings(Settings):
                 f"control: {missing[0]} is missing while {given} is {steps[given]}; give both, or neither, "
                 "so that the control can train for as many steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _control_has_a_teacher_to_be_compared_with(self) -> RunSettings:
+        if self.control and "teacher" not in self.trained():
+            raise ValueError("control: it trains as long as the teacher, which `start` replaces; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -561,6 +837,11 @@ class RunSettings(Settings):
         rounds = (f"round{number}" for number in range(1, self.rounds + 1))
         return ("teacher", *rounds, *(("control",) if self.control else ()))
 
+    def trained(self) -> tuple[str, ...]:
+        """The models that are trained here: all of them, or all but a teacher that another tool has made."""
+        begins = self.start.checkpoint is None and self.start.depth_maps is None
+        return tuple(model for model in self.models() if begins or model != "teacher")
+
     def control_settings(self) -> TeacherSettings:
         """The teacher's settings with at least as many optimiser steps as teacher and students together."""
         teacher, student = self.teacher.optimiser, self.student.optimiser
@@ -586,7 +867,9 @@ class RunSettings(Settings):
             "teacher": self._seeded(self.teacher),
             "control": self._seeded(self.control_settings()),
             "student": self._seeded(self.student),
+            "import_checkpoint": self.start.network,
             "infer": self.inference,
+            "import_depth": self.start.maps,
             "check": self.consistency,
             "encode": self.encoding,
             "fuse": self.fusion,
@@ -660,9 +943,10 @@ def _mistake(mistake: dict[str, Any], values: Any) -> str:
 def _key(location: tuple[str | int, ...], values: Any) -> str:
     """The dotted key as the user wrote it; pydantic also names the member of a union, which is no key."""
     parts = []
-    for part in location:
+    for place, part in enumerate(location, start=1):
         is_mapping = isinstance(values, dict)
-        if is_mapping and part not in values and part in (values.get("kind"), values.get("name")):
+        has_more = place < len(location)
+        if is_mapping and part not in values and (has_more or part in (values.get("kind"), values.get("name"))):
             continue
         parts.append(str(part))
         values = values.get(part) if is_mapping else None

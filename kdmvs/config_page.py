@@ -70,7 +70,14 @@ def page() -> str:
 def schema() -> str:
     """The JSON schema of a configuration file, for editors and for the workflow catalog."""
     content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunSettings.model_json_schema()}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_any_of(content), indent=2, ensure_ascii=False) + "\n"
+
+
+def _any_of(content: Any) -> Any:
+    """The schema with `anyOf` for `oneOf`: where a network's name is left out, what is given may fit several."""
+    if isinstance(content, dict):
+        return {"anyOf" if key == "oneOf" else key: _any_of(value) for key, value in content.items()}
+    return [_any_of(value) for value in content] if isinstance(content, list) else content
 
 
 def expected_files() -> dict[Path, str]:

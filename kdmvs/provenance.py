@@ -25,11 +25,21 @@ PACKAGE = "kdmvs"
 FOLDER = Path(__file__).parent
 
 UNCOUNTED = frozenset(
-    {"kdmvs.config", "kdmvs.errors", "kdmvs.provenance", "kdmvs.formats.atomic", "kdmvs.stages.keeping"}
+    {
+        "kdmvs.config",
+        "kdmvs.scan_lists",
+        "kdmvs.errors",
+        "kdmvs.provenance",
+        "kdmvs.formats.atomic",
+        "kdmvs.stages.keeping",
+    }
 )
 """Modules that change no number: the values of the settings stand beside the digest, errors only speak, this one
 writes the digest itself, and how a file gets or keeps its name changes nothing in it. A new setting of the fusion must
 not retrain the teacher."""
+
+TEXTS = (".txt", ".json", ".log", ".mlp", ".camera")
+"""Files of cameras, which can change and keep their size; they are small."""
 
 COMPUTING = {
     "torch": "torch",
@@ -64,11 +74,14 @@ def code_digest(module: str) -> str:
 
 
 def files_digest(folder: Path) -> str:
-    """The digest of what lies in a folder of photographs; 16 hexadecimal digits, or "" where there is no folder.
+    """The digest of what lies in a folder of photographs; 16 hexadecimal digits, or "" where nothing is there.
 
     Names and sizes of all files, and the content of text files (cameras, pairs): moving or copying a data set makes
-    nothing stale, one more photograph or another depth range does. Hidden files do not count.
+    nothing stale, one more photograph or another depth range does. Hidden files do not count. A single file counts by
+    its size.
     """
+    if folder.is_file():
+        return hashlib.sha256(f"{folder.name} {folder.stat().st_size}".encode()).hexdigest()[:16]
     if not folder.is_dir():
         return ""
     return hashlib.sha256("\n".join(_files(str(folder), "")).encode()).hexdigest()[:16]
@@ -83,10 +96,22 @@ def _files(folder: str, below: str) -> Iterator[str]:
             yield from _files(entry.path, f"{below}{entry.name}/")
             continue
         content = ""
-        if entry.name.endswith(".txt"):
+        if entry.name.endswith(TEXTS):
             with open(entry.path, "rb", buffering=0) as file:
                 content = hashlib.sha256(file.read()).hexdigest()
         yield f"{below}{entry.name} {entry.stat().st_size} {content}"
+
+
+def changes_digest(folder: Path) -> str:
+    """The digest of what lies in a folder and when it was changed; 16 digits, or "" where there is no folder.
+
+    For depth maps: those that were made again have the names and the size of the old ones.
+    """
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def closure(module: str) -> list[str]:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kdmvs.cli import STAGES
-from kdmvs.config import RunSettings, parse
+from kdmvs.config import RunSettings, Settings, parse
 from kdmvs.config_page import leaves
 from kdmvs.provenance import FOLDER, UNCOUNTED, closure
-from kdmvs.variants import PER_MODEL, Plan
+from kdmvs.variants import PER_MODEL, Plan, maker
 
 PAGE = FOLDER.parent / "docs" / "reruns.md"
 RUN: dict[str, Any] = {
@@ -29,6 +29,7 @@ RUN: dict[str, Any] = {
 
 ANOTHER: dict[str, Any] = {
     "dataset.image_size": [96, 128],
+    "dataset.depth_range": [1.0, 2.0],
     "dataset.lights": 2,
     "dataset.root": "elsewhere",
     "teacher.optimiser.crop": [32, 64],
@@ -90,13 +91,14 @@ def settings_of_stages(base: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _keys(section: str, value: Any) -> Iterator[tuple[str, Any]]:
-    for leaf in leaves(type(value), f"{section}."):
-        found = value
-        for part in leaf.key.split(".")[1:]:
-            found = getattr(found, part)
-        if not _is_fixed(leaf.key):
-            known = ANOTHER.get(leaf.key, found)
-            yield leaf.key, another(leaf.key, found, leaf.type) if known == found else known
+    plain = {leaf.key: leaf for leaf in leaves(type(value), f"{section}.", deep=False)}
+    for name, found in value:
+        key = f"{section}.{name}"
+        if isinstance(found, Settings):
+            yield from _keys(key, found)
+        elif not _is_fixed(key):
+            known = ANOTHER.get(key, found)
+            yield key, another(key, found, plain[key].type) if known == found else known
 
 
 def _is_fixed(key: str) -> bool:
@@ -138,12 +140,16 @@ def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[A
         "evaluation": lambda model: evaluation,
     }
     found = {("scans", "", scan): plan.key("", "scans", "") for scan in (*training, *evaluation)}
+    shown = list(dict.fromkeys((*training, *evaluation)))[: run.scans.pictured]
+    found |= {("overview", "", scan): plan.key("", "overview", "") for scan in shown}
     for model in models:
-        found["checkpoint", model, ""] = plan.key("", "checkpoint", model)
+        if maker(run, "checkpoint", model):
+            found["checkpoint", model, ""] = plan.key("", "checkpoint", model)
         for kind in PER_MODEL:
             found |= {(kind, model, scan): plan.key("", kind, model) for scan in wanted[kind](model)}
     found |= {("figures", "", scan): plan.key("", "figures", "") for scan in pictured}
-    found["curves", "", ""] = plan.key("", "curves", "")
+    if run.trained():
+        found["curves", "", ""] = plan.key("", "curves", "")
     if evaluation:
         found["summary", "", ""] = plan.key("", "summary", "")
     return found
@@ -164,11 +170,12 @@ def rule_of(kind: str, model: str) -> str:
         return f"{PER_MODEL[kind]}_{model}"
     if kind == "checkpoint":
         return model if model in ("teacher", "control") else "student"
-    return {"scans": "prepare", "figures": "figures", "curves": "curves", "summary": "summarise"}[kind]
+    return {"scans": "prepare", "summary": "summarise"}.get(kind, kind)
 
 
 COLUMNS = (
-    "prepare", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves", "summarise",
+    "prepare", "overview", "teacher", "student", "infer", "check", "encode", "fuse", "evaluate", "figures", "curves",
+    "summarise",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from kdmvs.errors import DataError, FormatError
@@ -23,13 +23,21 @@ from kdmvs.formats.ply import read_ply
 from kdmvs.formats.sparse import SparsePoints, read_sparse
 from kdmvs.geometry import project, unproject
 from kdmvs.storage import ViewsFile, open_views
-from kdmvs.types import Camera, PointCloud, PseudoLabel, ViewGroup
+from kdmvs.types import Camera, DepthMap, PointCloud, PseudoLabel, ViewGroup
+
+FAR = 100.0
+"""Nearest depths between the world's origin and the cameras, beyond which float32 poses would move pixels: by 0.006 px
+at that distance and a focal length of 1000 px, in proportion to both."""
 
 
 class Scan:
     """One scan on disk; made by `Scan.open`. Cameras and neighbours are in memory, images are read when asked for.
 
     `size` is (height, width) of every view, `unit` the unit of all lengths, `lights` the light conditions per view.
+
+    Cameras and clouds are given in the scan's frame, which is the world's where `origin` is None. Where cameras stand
+    far (`FAR`) from the world's origin, as in geographic coordinates, `origin` is the middle of the cameras, in world
+    coordinates: world = scan + origin. Files keep world coordinates.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -50,7 +58,11 @@ class Scan:
             )
         read = [read_cam(folder / view["camera"]) for view in self._views]
         self._K = torch.tensor(np.stack([K for K, _, _, _ in read]), dtype=torch.float32)
-        self._pose = torch.tensor(np.stack([pose for _, pose, _, _ in read]), dtype=torch.float32)
+        poses = np.stack([pose for _, pose, _, _ in read])
+        self.origin = _far_origin(poses, min(low for _, _, low, _ in read))
+        if self.origin is not None:
+            poses[:, :3, 3] += poses[:, :3, :3] @ self.origin
+        self._pose = torch.tensor(poses, dtype=torch.float32)
         self._range = torch.tensor([[low, high] for _, _, low, high in read], dtype=torch.float32)
         self._pairs = read_pair(folder / "pair.txt", known=range(len(self._views)))
 
@@ -106,13 +118,17 @@ class Scan:
         return [neighbours[k % len(neighbours)] for k in range(count)]
 
     def group(self, i: int, sources: Sequence[int], light: int = 0) -> ViewGroup:
-        """Reference `i` and sources, not batched; the depth range is the reference's."""
+        """Reference `i` and sources, not batched; the depth range is the reference's.
+
+        A view without a mask is used whole, beside views that have one too.
+        """
         views = [i, *sources]
         return ViewGroup(
             torch.stack([self.image(j, light) for j in views]),
             Camera(self._K[views], self._pose[views]),
             self._range[i],
             f"{self.name}/{i:08d}/light{light}",
+            _stacked_masks([self.mask(j) for j in views], self.size),
         )
 
     def measured_depth(self, i: int) -> Float[Tensor, "h w"] | None:
@@ -125,7 +141,7 @@ class Scan:
         return torch.from_numpy(values)
 
     def mask(self, i: int) -> Bool[Tensor, "h w"] | None:
-        """True on the object; None where the scan has no mask."""
+        """True where a pixel may be used; None where the view has no mask, and all of it may."""
         relative = self._views[i]["mask"]
         if relative is None:
             return None
@@ -133,9 +149,20 @@ class Scan:
         self._check_size(relative, values.shape)
         return torch.from_numpy(values)
 
+    def masked(self, i: int, found: DepthMap) -> DepthMap:
+        """A depth map of view `i` without what its mask leaves out: depth unknown (0) there, and confidence 0.
+
+        Whoever writes a depth file says this of every view; then check, encoding and fusion need no masks.
+        """
+        mask = self.mask(i)
+        if mask is None:
+            return found
+        mask = mask.to(found.depth.device)
+        return DepthMap(torch.where(mask, found.depth, 0.0), torch.where(mask, found.confidence, 0.0))
+
     def reference_cloud(self) -> PointCloud | None:
-        """The cloud to score against, in scan units and the world frame; None where the scan has none."""
-        return None if self._reference is None else read_ply(self.folder / self._reference)
+        """The cloud to score against, in scan units and the scan's frame; None where the scan has none."""
+        return None if self._reference is None else read_ply(self.folder / self._reference, self.origin)
 
     def sparse(self) -> SparsePoints | None:
         """The points of structure from motion, in scan units and the world frame; None where the scan has none."""
@@ -148,6 +175,12 @@ class Scan:
                 f"{self.folder / relative}: expected {self.size[0]} x {self.size[1]} (height x width) as scan.json "
                 f"says, found {size}; prepare the scan again"
             )
+
+
+def _far_origin(poses: Float64[np.ndarray, "v 4 4"], nearest: float) -> Float64[np.ndarray, " 3"] | None:
+    """The middle of the cameras, if one stands farther than `FAR` nearest depths from the world's origin."""
+    centres = np.linalg.inv(poses)[:, :3, 3]
+    return centres.mean(axis=0) if np.abs(centres).max() > FAR * nearest else None
 
 
 @dataclass(frozen=True)
@@ -266,11 +299,12 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
 
 
 def collate_groups(groups: Sequence[ViewGroup]) -> ViewGroup:
-    """A batch of groups of the same size and number of views.
+    """A batch of groups of the same size and number of views; masked if any of them is.
 
     Raises:
         DataError: groups of different sizes.
     """
+    shape = groups[0].images.shape
     shapes = {tuple(group.images.shape) for group in groups}
     if len(shapes) > 1:
         found = ", ".join(f"{shape[-2]} x {shape[-1]}" for shape in sorted(shapes))
@@ -283,7 +317,15 @@ def collate_groups(groups: Sequence[ViewGroup]) -> ViewGroup:
         ),
         torch.stack([group.depth_range for group in groups]),
         tuple(str(group.name) for group in groups),
+        _stacked_masks([group.masks for group in groups], (shape[0], *shape[2:])),
     )
+
+
+def _stacked_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Bool[Tensor, "n *shape"] | None:
+    """The masks together, everything being used where one is missing; None where all are."""
+    if all(mask is None for mask in masks):
+        return None
+    return torch.stack([torch.ones(*shape, dtype=torch.bool) if mask is None else mask for mask in masks])
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -328,9 +370,15 @@ def _cropped(group: ViewGroup, label: PseudoLabel | None, top: int, left: int, s
     starts = torch.where(depth[:, 0] > 0, starts, starts.new_tensor([left, top]))
     lefts = starts[:, 0].clamp(0, width - size[1]).long()
     tops = starts[:, 1].clamp(0, height - size[0]).long()
-    windows = zip(group.images, tops.tolist(), lefts.tolist(), strict=True)
-    images = torch.stack([image[:, y : y + size[0], x : x + size[1]] for image, y, x in windows])
+    corners = list(zip(tops.tolist(), lefts.tolist(), strict=True))
+
+    def windows(views: Tensor) -> Tensor:
+        cut = (view[..., y : y + size[0], x : x + size[1]] for view, (y, x) in zip(views, corners, strict=True))
+        return torch.stack(list(cut))
+
     if label is not None:
         rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
         label = PseudoLabel(label.mean[rows, columns], label.variance[rows, columns], label.valid[rows, columns])
-    return Sample(replace(group, images=images, cameras=group.cameras.cropped(tops, lefts)), label)
+    masks = None if group.masks is None else windows(group.masks)
+    cameras = group.cameras.cropped(tops, lefts)
+    return Sample(replace(group, images=windows(group.images), cameras=cameras, masks=masks), label)

@@ -73,13 +73,15 @@ class Camera:
 class ViewGroup:
     """A reference view (index 0) and its sources: what a network looks at.
 
-    `images` are RGB in 0..1; `depth_range` holds the first and the last depth to look at, in scan units, per sample.
+    `images` are RGB in 0..1; `depth_range` holds the first and the last depth to look at, in scan units, per sample;
+    `masks` are True where a pixel may be used, None where all of them may.
     """
 
     images: Float[Tensor, "*b v 3 h w"]
     cameras: Camera  # K [*b v 3 3]
     depth_range: Float[Tensor, "*b 2"]
     name: str | tuple[str, ...] = ""
+    masks: Bool[Tensor, "*b v h w"] | None = None
 
     def to(self, device: torch.device | str) -> ViewGroup:
         return ViewGroup(
@@ -87,10 +89,17 @@ class ViewGroup:
             self.cameras.to(device),
             self.depth_range.to(device, non_blocking=True),
             self.name,
+            None if self.masks is None else self.masks.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> ViewGroup:
-        return ViewGroup(self.images.pin_memory(), self.cameras.pin_memory(), self.depth_range.pin_memory(), self.name)
+        return ViewGroup(
+            self.images.pin_memory(),
+            self.cameras.pin_memory(),
+            self.depth_range.pin_memory(),
+            self.name,
+            None if self.masks is None else self.masks.pin_memory(),
+        )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,21 @@ PER_MODEL = {
 PER_VARIANT = {"figures": "figures", "curves": "curves", "summary": "summarise"}
 """Artifacts of all models of a variant together, and the rules that make them."""
 
-UNSET = ("curves", "summarise")
+
+def maker(run: RunSettings, kind: str, model: str) -> str:
+    """The rule that makes a checkpoint, or depth, or another artifact of a model; "" where the run has no such."""
+    if kind == "checkpoint":
+        if model == "teacher" and run.start.depth_maps is not None:
+            return ""
+        if model == "teacher" and run.start.checkpoint is not None:
+            return "import_checkpoint"
+        return model if model in ("teacher", "control") else "student"
+    if kind == "depth" and model == "teacher" and run.start.depth_maps is not None:
+        return "import_depth"
+    return PER_MODEL[kind]
+
+
+UNSET = ("overview", "curves", "summarise")
 """Rules whose stage reads no settings."""
 
 
@@ -47,8 +61,11 @@ class Plan:
         for variant, settings in self.experiments.items():
             for kind in ("checkpoint", *PER_MODEL):
                 for model in settings.models():
-                    self._homes.setdefault((kind, self.key(variant, kind, model)), _place(variant, model))
+                    if maker(settings, kind, model):
+                        self._homes.setdefault((kind, self.key(variant, kind, model)), _place(variant, model))
             for kind in PER_VARIANT:
+                if kind == "curves" and not settings.trained():
+                    continue
                 self._homes.setdefault((kind, self.key(variant, kind, "")), variant)
 
     def place(self, variant: str, kind: str, model: str = "") -> str:
@@ -58,6 +75,10 @@ class Plan:
     def places(self, kind: str) -> tuple[str, ...]:
         """The places at which artifacts of a kind are made, each once."""
         return tuple(place for (name, _), place in self._homes.items() if name == kind)
+
+    def places_of(self, kind: str, rule: str) -> tuple[str, ...]:
+        """Those of them at which a rule makes it."""
+        return tuple(place for place in self.places(kind) if maker(self.settings(place), kind, split(place)[1]) == rule)
 
     def settings(self, place: str) -> RunSettings:
         """The settings of the variant that a place belongs to."""
@@ -86,10 +107,16 @@ class Plan:
         match kind:
             case "scans":
                 parts = by("prepare")
+            case "overview":
+                parts = [*by("overview"), *of("scans", [""])]
+            case "checkpoint" if maker(run, kind, model) == "import_checkpoint":
+                parts = [*by("import_checkpoint"), str(run.start.checkpoint)]
             case "checkpoint":
-                rule = model if model in ("teacher", "control") else "student"
+                rule = maker(run, kind, model)
                 parts = [*by(rule), *run.scans.training, *of("scans", [""])]
                 parts += of("labels", [before(model)]) if rule == "student" else []
+            case "depth" if maker(run, kind, model) == "import_depth":
+                parts = [*by("import_depth"), str(run.start.depth_maps), *of("scans", [""])]
             case "depth":
                 parts = [*by("infer"), *of("scans", [""]), *of("checkpoint")]
             case "agreement":
@@ -104,7 +131,7 @@ class Plan:
                 models = run.models()
                 parts = [*by("figures"), *models, *of("agreement", models), *of("fused", models)]
             case "curves":
-                parts = [*by("curves"), *run.models(), *of("checkpoint", run.models())]
+                parts = [*by("curves"), *run.trained(), *of("checkpoint", run.trained())]
             case "summary":
                 parts = [*by("summarise"), *run.models(), *run.scans.evaluation, *of("evaluation", run.models())]
             case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from kdmvs.datasets.layout import writing
+from kdmvs.formats.ply import writing_ply
 from kdmvs.geometry import unproject
 from kdmvs.scans import Scan
 from kdmvs.types import PointCloud
@@ -19,11 +21,19 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def write_plane_scan(
-    folder: Path, name: str = "plane", views: int = 4, lights: int = 2, size: tuple[int, int] = (64, 96)
+    folder: Path,
+    name: str = "plane",
+    views: int = 4,
+    lights: int = 2,
+    size: tuple[int, int] = (64, 96),
+    masked: Callable[[int], np.ndarray | None] | None = None,
+    scale: float = 1.0,
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Path:
     """Photographs of the textured plane of `tests.views`, with exact depth, masks and a cloud; returns scan.json.
 
-    Every light is darker than the one before; the last view has no neighbours; the first ten columns are masked out.
+    Every light is darker than the one before; the last view has no neighbours; the first ten columns are masked out,
+    or what `masked` says of each view. The world is `scale` times as large, and then moved by `shift`.
     """
     cameras = [camera(i, *size) for i in range(views)]
     clouds = []
@@ -35,20 +45,25 @@ def write_plane_scan(
             clouds.append(points.reshape(-1, 3).float())
             mask = np.ones(size, dtype=bool)
             mask[:, :10] = False
+            pose = cam.cam_from_world.numpy().copy()
+            pose[:3, 3] = pose[:3, 3] * scale - pose[:3, :3] @ np.array(shift)
             others = sorted((j for j in range(views) if j != i), key=lambda j: abs(j - i)) if i < views - 1 else []
             out.add_view(
                 [colors // (k + 1) for k in range(lights)],
                 cam.K.numpy(),
-                cam.cam_from_world.numpy(),
-                (450.0 + i, 850.0),
+                pose,
+                ((450.0 + i) * scale, 850.0 * scale),
                 [(j, 100.0 / (1 + abs(j - i))) for j in others],
-                depth=depth.numpy().astype(np.float32),
-                mask=mask,
+                depth=(depth * scale).numpy().astype(np.float32),
+                mask=mask if masked is None else masked(i),
                 source=f"photo_{i}.png",
             )
         points = torch.cat(clouds)[::7]
         normals = torch.nn.functional.normalize(torch.tensor([[0.12, -0.2, 1.0]]), dim=1).expand(len(points), 3)
-        out.add_reference(PointCloud(points, normals, (texture(points) * 255).to(torch.uint8)))
+        out.add_reference(PointCloud(points * scale, normals, (texture(points) * 255).to(torch.uint8)))
+    if any(shift):
+        with writing_ply(folder / "reference.ply", origin=np.array(shift)) as append:
+            append(PointCloud(points * scale, normals, (texture(points) * 255).to(torch.uint8)))
     return folder / "scan.json"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from kdmvs import config_page
-from kdmvs.config import RunSettings, load, parse
+from kdmvs.config import CasMVSNetSettings, MVSNetSettings, RunSettings, load, parse
 from kdmvs.errors import SettingsError
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
@@ -109,6 +111,8 @@ def test_every_setting_is_described():
 
 
 SHAPE_OF_THE_PLAN = {
+    "start.checkpoint",
+    "start.depth_maps",
     "experiment",
     "rounds",
     "control",
@@ -123,7 +127,18 @@ SHAPE_OF_THE_PLAN = {
 
 NO_NUMBERS = {"resources", "pathvars"}
 
-RULES = ("prepare", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures")
+RULES = (
+    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "check", "encode", "fuse",
+    "evaluate", "figures",
+)  # fmt: skip
+
+
+UNSET = {
+    "crop": (128, 160), "image_size": (128, 160), "depth_range": (1.0, 2.0), "hypotheses": (8, 8, 8),
+    "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
+}  # fmt: skip
+"""Values for keys that are none by default."""
+AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
 
 
 def other_value(value: object) -> object:
@@ -147,8 +162,13 @@ def other_value(value: object) -> object:
     raise AssertionError(value)
 
 
+KINDS = ("mvsnet", "dtu", "blendedmvs", "tanks_and_temples", "eth3d")
+
+
 @pytest.mark.parametrize(
-    "dataset", [{"kind": "synthetic"}, {"kind": "mvsnet", "root": "photos"}], ids=lambda dataset: dataset["kind"]
+    "dataset",
+    [{"kind": "synthetic"}, *({"kind": kind, "root": "photos"} for kind in KINDS)],
+    ids=lambda dataset: dataset["kind"],
 )
 def test_every_setting_is_in_the_string_of_some_rule(dataset):
     """A setting that no rule carries would be read behind the workflow's back, or not at all."""
@@ -163,7 +183,8 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
         is_read_elsewhere = leaf.key in SHAPE_OF_THE_PLAN | NO_NUMBERS or last in ("kind", "name")
         if is_read_elsewhere or last not in inner:  # not in: a key of the other kind of dataset
             continue
-        inner[last] = (128, 160) if last in ("crop", "image_size") and not inner[last] else other_value(inner[last])
+        known = UNSET.get(last) if inner[last] is None else AUTO.get(leaf.key)
+        inner[last] = known or other_value(inner[last])
         after = parse(RunSettings, values, leaf.key)
         if all(after.settings_of(rule) == strings[rule] for rule in RULES):
             unread.append(leaf.key)
@@ -194,3 +215,40 @@ def test_a_value_that_would_fail_hours_later_is_refused_before_the_run(section, 
         run(**section)
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_a_name_is_casmvsnet_and_another_is_told_by_its_name():
+    assert run(teacher={"network": {"feature_channels": 4}}).teacher.network == CasMVSNetSettings(feature_channels=4)
+    assert run(student={"network": {"name": "mvsnet"}}).student.network == MVSNetSettings()
+    with pytest.raises(SettingsError, match=r"teacher\.network: .*mvsnet"):
+        run(teacher={"network": {"name": "mvsnets"}})
+    with pytest.raises(SettingsError, match=r"teacher\.network\.interval_ratios: unknown key"):
+        run(teacher={"network": {"name": "mvsnet", "interval_ratios": [4, 2, 1]}})
+
+
+def test_the_choice_of_networks_leaves_the_strings_of_casmvsnet_as_they_were():
+    """Strings of settings are what Snakemake compares: a finished run must not become stale by a second network."""
+    before = {
+        "name": "casmvsnet", "hypotheses": [48, 32, 8], "interval_ratios": [4.0, 1.0, 0.5], "base_planes": 192,
+        "feature_channels": 8, "regulariser_channels": [8, 8, 8], "extra_convolution": False, "read_out": "expectation",
+    }  # fmt: skip
+    for rule in ("teacher", "student", "infer"):
+        assert json.loads(run().settings_of(rule))["network"] == before
+    assert json.loads(run().settings_of("student"))["loss"]["variance_floor"] == [0.36, 0.36, 0.36]
+
+
+def test_a_network_of_fewer_levels_takes_the_last_variance_floors():
+    floors = {"loss": {"variance_floor": [0.1, 0.2, 0.3]}}
+    assert run(student=floors).student.variance_floors() == (0.1, 0.2, 0.3)
+    assert run(student={**floors, "network": {"name": "mvsnet"}}).student.variance_floors() == (0.3,)
+    with pytest.raises(SettingsError, match="variance_floor has 2 numbers, but casmvsnet has 3 levels"):
+        run(student={"loss": {"variance_floor": [0.1, 0.2]}})
+
+
+def test_a_run_begins_once_and_a_control_needs_a_teacher():
+    assert run(start={"checkpoint": "a.pt"}).trained() == ("round1", "round2")
+    assert run(start={"depth_maps": "a"}, rounds=0).trained() == ()
+    with pytest.raises(SettingsError, match="expected checkpoint or depth_maps, found both"):
+        run(start={"checkpoint": "a.pt", "depth_maps": "b"})
+    with pytest.raises(SettingsError, match="control: "):
+        run(start={"checkpoint": "a.pt"}, control=True)

@@ -69,6 +69,30 @@ def test_depth_that_is_not_positive_or_not_finite_is_unknown_and_not_confident()
     assert (found.depth[0, 0, 2:] > 0).all()
 
 
+class Quarter(nn.Module):
+    """Says one level at a quarter of the resolution, whose depth and probability are those of its pixel's place."""
+
+    read_out = "expectation"
+
+    def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
+        height, width = (side // 4 for side in group.images.shape[-2:])
+        v, u = torch.meshgrid(4 * torch.arange(height).float(), 4 * torch.arange(width).float(), indexing="ij")
+        depth = 500 + v + 10 * u
+        certain = 0.5 + u / 1000
+        probability = torch.stack([certain, 1 - certain])[None]
+        return (LevelOutput(depth.expand(1, 2, -1, -1), probability.log()),)
+
+
+def test_a_level_that_is_coarser_than_the_image_stays_on_the_pixels_that_it_is_of():
+    """Pixel (u, v) of a level of stride 4 is pixel (4 u, 4 v) of the image; 1.5 pixels off, depth would be 16.5 off."""
+    group, _ = plane_group()
+    found = infer(Quarter(), group, confidence="maximum", precision="float32")
+    v, u = torch.meshgrid(torch.arange(64).float(), torch.arange(96).float(), indexing="ij")
+    expected = 500 + v.clamp(max=60) + 10 * u.clamp(max=92)
+    torch.testing.assert_close(found.depth[0], expected, rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(found.confidence[0], (0.5 + u.clamp(max=92) / 1000), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there the depth is compared with a CPU's")
 def test_a_gpu_finds_the_depth_of_a_cpu_up_to_a_thousandth_of_the_range():
     """The tolerance that profiles/README.md states for `--resources gpu=0`: 99 of 100 pixels, float32 on both."""

@@ -15,6 +15,7 @@ from kdmvs import storage
 from kdmvs.errors import DataError
 from kdmvs.geometry import reproject, warp_to_reference
 from kdmvs.scans import Scan, ViewGroups, collate
+from kdmvs.types import DepthMap
 from tests.conftest import write_plane_scan
 from tests.views import camera, plane_depth
 
@@ -152,6 +153,89 @@ def test_the_windows_of_the_sources_follow_what_the_reference_sees(tmp_path: Pat
             within = (looked_at >= start) & (looked_at <= start + 31)
             shares[follows].append(float(within.all(dim=-1).float().mean()))
     assert sum(shares[True]) > 1.2 * sum(shares[False])  # measured: 1.29
+
+
+def write_masked_scan(folder: Path, name: str, masked: tuple[int, ...]) -> Scan:
+    """Masks of the views named, each of another pattern."""
+    numbers = np.arange(64 * 96).reshape(64, 96)
+    masks = {i: numbers % (i + 3) != 0 for i in masked}
+    return Scan.open(write_plane_scan(folder, name=name, lights=1, masked=masks.get))
+
+
+def test_a_view_without_a_mask_is_used_whole_beside_views_that_have_one(tmp_path: Path) -> None:
+    scan = write_masked_scan(tmp_path / "some", "some", (0, 2))
+    masks = scan.group(0, [1, 2]).masks
+    assert masks is not None
+    own = scan.mask(0)
+    assert own is not None
+    assert torch.equal(masks[0], own)
+    assert masks[1].all()
+    assert not masks[2].all()
+    assert scan.group(1, [3]).masks is None
+
+
+def test_a_batch_is_masked_if_a_sample_of_it_is(tmp_path: Path) -> None:
+    scans = [write_masked_scan(tmp_path / name, name, views) for name, views in (("a", (0, 1)), ("b", ()))]
+    samples = ViewGroups(scans, views=2)
+    batch = collate([samples[3], samples[0]]).group
+    assert batch.masks is not None
+    assert batch.masks.shape == (2, 2, 64, 96)
+    assert batch.masks[0].all()
+    assert torch.equal(batch.masks[1], samples[0].group.masks)  # type: ignore[arg-type]
+    assert collate([samples[3], samples[4]]).group.masks is None
+
+
+def test_a_window_takes_masks_and_images_alike(tmp_path: Path) -> None:
+    scan = write_masked_scan(tmp_path / "a", "a", (0, 1, 2))
+    whole = scan.group(1, scan.sources(1, 2))
+    sample = ViewGroups([scan], views=3, crop=(32, 64), seed=5)[1].group
+    assert whole.masks is not None
+    assert sample.masks is not None
+    assert sample.masks.shape == (3, 32, 64)
+    shift = (whole.cameras.K - sample.cameras.K)[:, :2, 2].round()
+    assert len({tuple(row.tolist()) for row in shift}) > 1
+    for view in range(3):
+        x, y = (int(number) for number in shift[view])
+        assert torch.equal(sample.masks[view], whole.masks[view, y : y + 32, x : x + 64])
+
+
+def test_outside_a_mask_depth_is_unknown_and_confidence_nought(plane_scan: Scan, tmp_path: Path) -> None:
+    found = DepthMap(torch.full((64, 96), 500.0), torch.full((64, 96), 0.7))
+    masked = plane_scan.masked(1, found)
+    for map_, value in ((masked.depth, 500.0), (masked.confidence, 0.7)):
+        assert (map_[:, :10] == 0).all()
+        assert (map_[:, 10:] == value).all()
+    assert write_masked_scan(tmp_path / "a", "a", ()).masked(1, found) is found
+
+
+def test_scans_of_two_sizes_are_trained_on_one_by_one(plane_scan: Scan, tmp_path: Path) -> None:
+    other = Scan.open(write_plane_scan(tmp_path / "other", name="other", size=(32, 64)))
+    samples = ViewGroups([plane_scan, other], views=2)
+    assert [tuple(collate([sample]).group.images.shape[-2:]) for sample in samples] == [(64, 96)] * 3 + [(32, 64)] * 3
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.001])
+def test_cameras_far_from_the_worlds_origin_lose_no_digits(tmp_path: Path, scale: float) -> None:
+    """Nine million units away float32 rounds to a unit: two pixels of the nearest surface."""
+    near = Scan.open(write_plane_scan(tmp_path / "near", lights=1, scale=scale))
+    shift = (6.1e6 * scale, -9.3e6 * scale, 1.7e6 * scale)
+    far = Scan.open(write_plane_scan(tmp_path / "far", lights=1, scale=scale, shift=shift))
+    assert near.origin is None
+    assert far.origin is not None
+    depth = near.measured_depth(0)
+    assert depth is not None
+    a, b = (
+        reproject(depth[None], scan.group(0, [2]).cameras[:1], scan.group(0, [2]).cameras[1:])[0]
+        for scan in (near, far)
+    )
+    torch.testing.assert_close(b, a, rtol=0, atol=1e-3)
+    moved = far.camera(2).centre() + torch.from_numpy(far.origin - np.array(shift)).float()
+    torch.testing.assert_close(moved, near.camera(2).centre(), rtol=1e-4, atol=1e-3 * scale)
+    clouds = [scan.reference_cloud() for scan in (near, far)]
+    assert clouds[0] is not None
+    assert clouds[1] is not None
+    back = clouds[1].points + torch.from_numpy(far.origin - np.array(shift)).float()
+    torch.testing.assert_close(back, clouds[0].points, rtol=0, atol=1e-3 * scale)
 
 
 def windows(samples: ViewGroups, indices: range, workers: int = 0) -> list[tuple[float, float]]:

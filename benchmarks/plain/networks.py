@@ -1,4 +1,4 @@
-"""CasMVSNet and the two losses, written down from the published description (shared/spec/networks.md 6.1 to 6.4).
+"""CasMVSNet, MVSNet and the two losses, written down from the published description (shared/spec/networks.md 6).
 
 `nn` modules with their defaults, batch norm and ReLU apart; hypotheses formed at the image's size and shrunk by
 trilinear interpolation; one grid_sample per source over a whole hypothesis volume; variance by running sums over these
@@ -121,6 +121,59 @@ class PlainCasMVSNet(nn.Module):
             logits = self.cost_regularization[level](cost)
             levels.append(LevelOutput(hypotheses, logits, torch.stack(features, dim=1)))
         return tuple(levels)
+
+
+class PlainMVSNet(nn.Module):
+    """MVSNet without refinement; names of entries as released, so that it loads ours strictly."""
+
+    def __init__(self, hypotheses: int = 192) -> None:
+        super().__init__()
+        self.hypotheses = hypotheses
+        self.feature = nn.Module()
+        blocks = [
+            (3, 8, 3, 1),
+            (8, 8, 3, 1),
+            (8, 16, 5, 2),
+            (16, 16, 3, 1),
+            (16, 16, 3, 1),
+            (16, 32, 5, 2),
+            (32, 32, 3, 1),
+        ]
+        for number, block in enumerate(blocks):
+            self.feature.add_module(f"conv{number}", Block("2d", *block))
+        self.feature.add_module("feature", nn.Conv2d(32, 32, 3, padding=1))
+        self.cost_regularization = nn.Module()
+        blocks3d = [(32, 8, 1), (8, 16, 2), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)]
+        for number, (channels_in, channels_out, stride) in enumerate(blocks3d):
+            block = Block("3d", channels_in, channels_out, stride=stride)
+            self.cost_regularization.add_module(f"conv{number}", block)
+        for number, (channels_in, channels_out) in ((7, (64, 32)), (9, (32, 16)), (11, (16, 8))):
+            up = nn.ConvTranspose3d(channels_in, channels_out, 3, 2, 1, output_padding=1, bias=False)
+            layers = nn.Sequential(up, nn.BatchNorm3d(channels_out), nn.ReLU())
+            self.cost_regularization.add_module(f"conv{number}", layers)
+        self.cost_regularization.add_module("prob", nn.Conv3d(8, 1, 3, padding=1))
+
+    def forward(self, group: ViewGroup) -> LevelOutput:
+        _, views, _, height, width = group.images.shape
+        features = []
+        for i in range(views):
+            x = group.images[:, i]
+            for layer in self.feature.children():
+                x = layer(x)
+            features.append(x)
+        first, last = group.depth_range[:, 0], group.depth_range[:, 1]
+        step = (last - first) / (self.hypotheses - 1)
+        planes = first[:, None] + step[:, None] * torch.arange(self.hypotheses)
+        hypotheses = planes[:, :, None, None].repeat(1, 1, height // 4, width // 4)
+        cost = variance(features, [projection(group, i, 4) for i in range(views)], hypotheses)
+        net = dict(self.cost_regularization.named_children())
+        c0 = net["conv0"](cost)
+        c2 = net["conv2"](net["conv1"](c0))
+        c4 = net["conv4"](net["conv3"](c2))
+        x = c4 + net["conv7"](net["conv6"](net["conv5"](c4)))
+        x = c2 + net["conv9"](x)
+        x = c0 + net["conv11"](x)
+        return LevelOutput(hypotheses, net["prob"](x)[:, 0], torch.stack(features, dim=1))
 
 
 def projection(group: ViewGroup, i: int, stride: int) -> Tensor:

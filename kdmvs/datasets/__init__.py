@@ -30,12 +30,75 @@ def _photographs() -> ModuleType:
     return photographs
 
 
+def _dtu() -> ModuleType:
+    from kdmvs.datasets import dtu
+
+    return dtu
+
+
+def _blendedmvs() -> ModuleType:
+    from kdmvs.datasets import blendedmvs
+
+    return blendedmvs
+
+
+def _tanks_and_temples() -> ModuleType:
+    from kdmvs.datasets import tanks_and_temples
+
+    return tanks_and_temples
+
+
+def _eth3d() -> ModuleType:
+    from kdmvs.datasets import eth3d
+
+    return eth3d
+
+
+def _transforms() -> ModuleType:
+    from kdmvs.datasets import transforms
+
+    return transforms
+
+
+def _strecha() -> ModuleType:
+    from kdmvs.datasets import strecha
+
+    return strecha
+
+
+def _middlebury() -> ModuleType:
+    from kdmvs.datasets import middlebury
+
+    return middlebury
+
+
+def _idr() -> ModuleType:
+    from kdmvs.datasets import idr
+
+    return idr
+
+
+def _rgbd() -> ModuleType:
+    from kdmvs.datasets import rgbd
+
+    return rgbd
+
+
 # Functions, so that only the door asked for is imported. A new one is a module with `read` and `recognises`, a line
 # here, and its settings in config.py, whose keys beyond those of FolderSettings are the arguments of `read`.
 DOORS: dict[str, Callable[[], ModuleType]] = {
     "mvsnet": _mvsnet,
     "colmap": _colmap,
     "photographs": _photographs,
+    "dtu": _dtu,
+    "blendedmvs": _blendedmvs,
+    "tanks_and_temples": _tanks_and_temples,
+    "eth3d": _eth3d,
+    "transforms": _transforms,
+    "strecha": _strecha,
+    "middlebury": _middlebury,
+    "idr": _idr,
+    "rgbd": _rgbd,
 }
 
 

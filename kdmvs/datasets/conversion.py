@@ -104,7 +104,7 @@ def convert(
         if source.reference is not None:
             from kdmvs.formats.ply import read_ply  # imports torch, which takes longer than to write a scan
 
-            out.add_reference(read_ply(source.reference))
+            out.add_reference(read_ply(source.reference) if isinstance(source.reference, Path) else source.reference())
 
 
 def photo_of(view: SourceView) -> Photo:

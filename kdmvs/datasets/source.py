@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from kdmvs.formats.image import SUFFIXES
 from kdmvs.formats.sparse import SparsePoints
+
+if TYPE_CHECKING:
+    from kdmvs.types import PointCloud
 
 __all__ = ["Lens", "SourceScan", "SourceView", "SparsePoints"]
 
@@ -63,12 +66,16 @@ class SourceView:
 
 @dataclass(frozen=True)
 class SourceScan:
-    """All that a format says of one scan; `reference` is the file of a cloud to score against."""
+    """All that a format says of one scan.
+
+    `reference` is the cloud to score against, in the scan's unit and world frame: its file, or what gives it where it
+    lies in several files or in another frame.
+    """
 
     views: Sequence[SourceView]
     unit: str = "scan unit"
     sparse: SparsePoints | None = None
-    reference: Path | None = None
+    reference: Path | Callable[[], PointCloud] | None = None
     image_size: tuple[int, int] | None = None
     """(height, width) that this scan is prepared at whatever `dataset.image_size` says; None: that decides."""
     notes: Sequence[str] = field(default=())

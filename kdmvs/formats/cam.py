@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,14 +12,59 @@ from jaxtyping import Float64
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.text import lines, numbers, shown
 
 DepthLine = Literal["auto", "interval", "maximum"]
 ROTATION_TOLERANCE = 1e-3
 """Largest entry of R R^T - 1; files that round to four digits still pass."""
 
 
+@dataclass(frozen=True)
+class CamFile:
+    """What a cam.txt says: `depths` are the numbers of its depth line as they stand there, in line `depths_line`."""
+
+    path: Path
+    K: Float64[np.ndarray, "3 3"]
+    cam_from_world: Float64[np.ndarray, "4 4"]
+    depths: tuple[float, ...]
+    depths_line: int
+
+    def depth_range(
+        self, depth_line: DepthLine = "auto", planes: int = 192, interval_scale: float = 1.0
+    ) -> tuple[float, float]:
+        """First and last depth, see `read_cam`.
+
+        Raises:
+            FormatError: no depth range, one that could be read in two ways, or one that is empty.
+        """
+        where = f"{self.path} line {self.depths_line}"
+        found = " ".join(f"{value:g}" for value in self.depths)
+        if len(self.depths) not in (2, 3, 4):
+            raise FormatError(f"{where}: expected a depth line of 2 to 4 numbers, found {len(self.depths)}")
+        depth_min, second = self.depths[:2]
+        if len(self.depths) == 4:
+            depth_max = self.depths[3]
+        elif len(self.depths) == 3:
+            depth_max = depth_min + (self.depths[2] - 1) * second * interval_scale
+        elif depth_line == "interval" or (depth_line == "auto" and second <= depth_min):
+            depth_max = depth_min + (planes - 1) * second * interval_scale
+        elif depth_line == "auto" and depth_min > 0:
+            raise FormatError(
+                f"{where}: the second of two depth numbers, `{found}`, can be an interval or the largest depth; "
+                "declare dataset.depth_line as `interval` or `maximum`"
+            )
+        else:
+            depth_max = second
+        if not (0 < depth_min < depth_max and math.isfinite(depth_max)):
+            raise FormatError(
+                f"{where}: expected a depth range with 0 < depth_min < depth_max, found {depth_min:g} to "
+                f"{depth_max:g} (`{found}`)"
+            )
+        return depth_min, depth_max
+
+
 def read_cam(
-    path: Path, depth_line: DepthLine = "auto", planes: int = 192
+    path: Path, depth_line: DepthLine = "auto", planes: int = 192, interval_scale: float = 1.0
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"], float, float]:
     """Read (K, cam_from_world, depth_min, depth_max).
 
@@ -29,29 +75,40 @@ def read_cam(
         depth_line: meaning of the second number where the depth line has two; `auto` takes it for an interval when it
             is not larger than the first number and refuses to guess otherwise.
         planes: depth planes where the line states an interval but no number.
+        interval_scale: factor of an interval, where the line does not state the largest depth itself.
 
     Raises:
         FormatError: no such file, not a cam.txt, a singular K, no rotation, no depth range, or one that is empty.
     """
-    lines = _lines(path)
-    words = [line.lower() for _, line in lines]
-    if len(lines) < 9 or words[0] != "extrinsic" or words[5] != "intrinsic":
+    cam = read_cam_file(path)
+    return cam.K, cam.cam_from_world, *cam.depth_range(depth_line, planes, interval_scale)
+
+
+def read_cam_file(path: Path) -> CamFile:
+    """Read a camera without saying what its depth line means.
+
+    Raises:
+        FormatError: no such file, not a cam.txt, a singular K, no rotation, or no depth line.
+    """
+    found = lines(path, "a camera file (cam.txt)")
+    words = [line.lower() for _, line in found]
+    if len(found) < 9 or words[0] != "extrinsic" or words[5] != "intrinsic":
         raise FormatError(
             f"{path}: expected `extrinsic`, 4 rows, `intrinsic`, 3 rows and a depth line, "
-            f"found {len(lines)} lines that are not so"
+            f"found {len(found)} lines that are not so"
         )
-    cam_from_world = np.array([_numbers(path, *line, count=4) for line in lines[1:5]])
-    K = np.array([_numbers(path, *line, count=3) for line in lines[6:9]])
+    cam_from_world = np.stack([numbers(f"{path} line {number}", text, 4) for number, text in found[1:5]])
+    K = np.stack([numbers(f"{path} line {number}", text, 3) for number, text in found[6:9]])
     _check_extrinsic(path, cam_from_world)
     check_intrinsic(path, K)
-    if len(lines) == 9:
+    if len(found) == 9:
         raise FormatError(f"{path}: expected a depth line (depth_min interval number depth_max), found none; a scan "
                           "without depth range cannot be used; add one from the sparse points")  # fmt: skip
-    if len(lines) > 10:
-        raise FormatError(f"{path} line {lines[10][0]}: expected the end after the depth line, found `{lines[10][1]}`")
-    number, text = lines[9]
-    depth_min, depth_max = _depth_range(path, number, _numbers(path, number, text), depth_line, planes)
-    return K, cam_from_world, depth_min, depth_max
+    if len(found) > 10:
+        number, text = found[10]
+        raise FormatError(f"{path} line {number}: expected the end after the depth line, found `{shown(text)}`")
+    number, text = found[9]
+    return CamFile(path, K, cam_from_world, tuple(numbers(f"{path} line {number}", text).tolist()), number)
 
 
 def write_cam(
@@ -68,7 +125,7 @@ def write_cam(
     rows += ["intrinsic", *(_row(row) for row in K), ""]
     rows += [f"{_row([depth_min, interval])} {planes} {float(depth_max)!r}", ""]
     with replacing(path) as part:
-        part.write_text("\n".join(rows))
+        part.write_text("\n".join(rows), encoding="ascii")
 
 
 def check_intrinsic(path: Path, K: Float64[np.ndarray, "3 3"]) -> None:
@@ -80,77 +137,29 @@ def check_intrinsic(path: Path, K: Float64[np.ndarray, "3 3"]) -> None:
         found = " / ".join(_row(row) for row in K)
         raise FormatError(
             f"{path}: expected an intrinsic matrix [fx s cx; 0 fy cy; 0 0 1] with fx, fy > 0, found {found}, "
-            f"determinant {np.linalg.det(K):g}; write the camera again"
+            f"determinant {_determinant(K):g}; write the camera again"
         )
 
 
 def _check_extrinsic(path: Path, cam_from_world: Float64[np.ndarray, "4 4"]) -> None:
-    if not np.isfinite(cam_from_world).all():
-        raise FormatError(f"{path}: expected finite numbers in the extrinsic matrix, found nan or inf")
     if not np.array_equal(cam_from_world[3], [0, 0, 0, 1]):
         raise FormatError(
             f"{path}: expected 0 0 0 1 as the last row of the extrinsic matrix, found {_row(cam_from_world[3])}"
         )
     rotation = cam_from_world[:3, :3]
-    error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    determinant = float(np.linalg.det(rotation))
-    if error > ROTATION_TOLERANCE or determinant < 0:
+    with np.errstate(all="ignore"):
+        error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
+    determinant = _determinant(rotation)
+    if not (error <= ROTATION_TOLERANCE and determinant > 0):
         raise FormatError(
             f"{path}: expected a rotation in the extrinsic matrix, found one with determinant {determinant:g} that is "
             f"{error:g} off orthogonal; write the camera again"
         )
 
 
-def _depth_range(
-    path: Path, number: int, values: list[float], depth_line: DepthLine, planes: int
-) -> tuple[float, float]:
-    where = f"{path} line {number}"
-    found = " ".join(f"{value:g}" for value in values)
-    if len(values) not in (2, 3, 4) or not all(math.isfinite(value) for value in values):
-        raise FormatError(f"{where}: expected a depth line of 2 to 4 numbers, found `{found}`")
-    depth_min, second = values[:2]
-    if len(values) == 4:
-        depth_max = values[3]
-    elif len(values) == 3:
-        depth_max = depth_min + (values[2] - 1) * second
-    elif depth_line == "maximum":
-        depth_max = second
-    elif depth_line == "interval" or second <= depth_min:
-        depth_max = depth_min + (planes - 1) * second
-    elif depth_min > 0:
-        raise FormatError(
-            f"{where}: the second of two depth numbers, `{found}`, can be an interval or the largest depth; "
-            "declare dataset.depth_line as `interval` or `maximum`"
-        )
-    else:
-        depth_max = second
-    if not 0 < depth_min < depth_max:
-        raise FormatError(
-            f"{where}: expected a depth range with 0 < depth_min < depth_max, found {depth_min:g} to {depth_max:g} "
-            f"(`{found}`)"
-        )
-    return depth_min, depth_max
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not blank, with their numbers."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise FormatError(f"{path}: expected a camera file, found {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise FormatError(f"{path}: expected a camera file, found bytes that are no text") from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-
-
-def _numbers(path: Path, number: int, text: str, count: int | None = None) -> list[float]:
-    try:
-        values = [float(word) for word in text.split()]
-    except ValueError:
-        raise FormatError(f"{path} line {number}: expected numbers, found `{text}`") from None
-    if count is not None and len(values) != count:
-        raise FormatError(f"{path} line {number}: expected {count} numbers, found {len(values)}")
-    return values
+def _determinant(matrix: Float64[np.ndarray, "3 3"]) -> float:
+    with np.errstate(all="ignore"):
+        return float(np.linalg.det(matrix))
 
 
 def _row(values: np.ndarray | list[float]) -> str:

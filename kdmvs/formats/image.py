@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -27,10 +27,6 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns from here on, and refu
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 ORIENTATION_TAG = 0x0112
-
-# Decoders fill what is missing of a truncated file with grey, so the end of the file is looked for first.
-ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
-END_WITHIN = 65536
 
 CACHE_BYTES = 128 * 2**20
 """Decoded images that a process keeps; hundreds of views of many scans would not fit."""
@@ -64,6 +60,19 @@ def header(path: Path) -> ImageHeader:
             return _header(path, file, path.stat().st_size)
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
+
+
+def check_whole(path: Path) -> None:
+    """Refuse an image whose end is missing, without decoding it: for one that is taken as it is.
+
+    Raises:
+        FormatError: no such file, or truncated.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
+    _check_whole(path, data)
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -105,13 +114,13 @@ def write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     _write_png(path, np.ascontiguousarray(image[..., ::-1]))
 
 
-def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """Read a mask: True where the grey value is above 127.
+def read_mask(path: Path, above: int = 127) -> Bool[np.ndarray, "h w"]:
+    """Read a mask: True where the grey value is above a bound.
 
     Raises:
         FormatError: no such file, truncated, not an image, or one of more than `MOST_PIXELS`.
     """
-    return _decode(path, cv2.IMREAD_GRAYSCALE) > 127
+    return _decode(path, cv2.IMREAD_GRAYSCALE) > above
 
 
 def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
@@ -119,7 +128,7 @@ def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     _write_png(path, mask.astype(np.uint8) * 255)
 
 
-def _header(path: Path, file: io.BufferedReader | io.BytesIO, length: int) -> ImageHeader:
+def _header(path: Path, file: BinaryIO, length: int) -> ImageHeader:
     try:
         with Image.open(file, formats=KINDS) as image:
             width, height = image.size
@@ -153,24 +162,43 @@ def _orientation(exif: object) -> int:
 
 def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            size = _header(path, file, path.stat().st_size).size
+            file.seek(0)
+            data = file.read()
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
-    _header(path, io.BytesIO(data), len(data))
-    for start, end in ENDS.items():
-        if data.startswith(start) and end not in data[-END_WITHIN:]:
-            raise FormatError(
-                f"{path}: expected a whole image, found one that ends early after {len(data)} bytes; copy it again"
-            )
-    values = None
-    if data:
-        try:
-            values = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:
-            values = None
-    if values is None:
+    _check_whole(path, data)
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        values = None
+    if values is None or values.shape[:2] != size:
         raise FormatError(f"{path}: expected an image, found {len(data)} bytes that no decoder reads")
     return np.asarray(values, dtype=np.uint8)
+
+
+def _check_whole(path: Path, data: bytes) -> None:
+    if not _is_whole(data):
+        raise FormatError(
+            f"{path}: expected a whole image, found one that ends early after {len(data)} bytes; copy it again"
+        )
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a PNG or JPEG has its end: decoders fill what is missing of a truncated file with grey.
+
+    The end of a JPEG is looked for behind its headers, which may hold the end of a thumbnail; a phone may put a film
+    behind it.
+    """
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data[-65536:]
+    if not data.startswith(b"\xff\xd8"):
+        return True
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # segments before the scan
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) >= 0
 
 
 def _write_png(path: Path, values: np.ndarray) -> None:

@@ -37,10 +37,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         FormatError: no such file, no JSON, another format, or a key that is missing or of another type.
     """
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FormatError(f"{path}: expected a scan's manifest, found {error.strerror}; prepare the scan") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: expected JSON, found {error}; prepare the scan again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
@@ -64,7 +64,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
     """Write a manifest; `format` is added."""
     with replacing(path) as part:
-        part.write_text(json.dumps({"format": FORMAT, **content}, indent=1) + "\n")
+        part.write_text(json.dumps({"format": FORMAT, **content}, indent=1) + "\n", encoding="utf-8")
 
 
 def _wrong(content: dict[str, Any], keys: dict[str, tuple[type, ...]]) -> list[str]:

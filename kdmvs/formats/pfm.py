@@ -11,8 +11,8 @@ from jaxtyping import Float32
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
 
-# Magic, width, height and scale, each followed by white space; the last by exactly one character, then the data.
-HEADER = re.compile(rb"(P[fF])\s+(\d+)\s+(\d+)\s+(\S+)\s")
+# Magic, width, height and scale, each followed by white space; the last by exactly one line end, then the data.
+HEADER = re.compile(rb"(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+(\S+)(?:\r\n|\s)")
 LONGEST_HEADER = 256
 
 
@@ -37,8 +37,7 @@ def read_pfm(path: Path) -> Float32[np.ndarray, "h w"] | Float32[np.ndarray, "h 
                 scale = 0.0
             if scale == 0 or not np.isfinite(scale) or width == 0 or height == 0:
                 raise FormatError(
-                    f"{path}: expected positive sides and a scale that is not 0, "
-                    f"found {width} x {height}, scale {header[4].decode('latin-1')}"
+                    f"{path}: expected positive sides and a scale that is not 0, found {start[: header.end()][:40]!r}"
                 )
             expected = header.end() + 4 * width * height * channels
             if found != expected:
@@ -47,7 +46,7 @@ def read_pfm(path: Path) -> Float32[np.ndarray, "h w"] | Float32[np.ndarray, "h 
                     "the file is truncated or damaged, write it again"
                 )
             file.seek(header.end())
-            values = np.frombuffer(file.read(), dtype="<f4" if scale < 0 else ">f4")
+            values = np.frombuffer(file.read(expected - header.end()), dtype="<f4" if scale < 0 else ">f4")
     except OSError as error:
         raise FormatError(f"{path}: expected a PFM file, found {error.strerror}") from None
     shape = (height, width, 3) if channels == 3 else (height, width)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from plyfile import PlyData, PlyParseError
 
 from kdmvs.errors import FormatError
@@ -23,8 +24,11 @@ MOST_DIGITS = 15
 """Of the number of points."""
 
 
-def read_ply(path: Path) -> PointCloud:
+def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> PointCloud:
     """Read the vertices of a PLY file, with normals and 8-bit colours where it has them.
+
+    `origin` is taken from every coordinate before it is rounded to float32: the origin of a frame in which the points
+    are wanted, in the file's (`Scan.origin`).
 
     Raises:
         FormatError: no such file, no PLY, truncated, without x, y, z, or with coordinates that are not finite.
@@ -44,7 +48,10 @@ def read_ply(path: Path) -> PointCloud:
     if vertices is None or not set(POSITION) <= set(names):
         found = "no element `vertex`" if vertices is None else f"properties {', '.join(names)}"
         raise FormatError(f"{path}: expected vertices with x, y, z, found {found}")
-    points = _columns(vertices.data, POSITION, np.float32)
+    if origin is None:
+        points = _columns(vertices.data, POSITION, np.float32)
+    else:
+        points = (_columns(vertices.data, POSITION, np.float64) - origin).astype(np.float32)
     if not np.isfinite(points).all():
         count = int((~np.isfinite(points).all(axis=1)).sum())
         raise FormatError(f"{path}: expected finite coordinates, found {count} points that are not; remove them")
@@ -70,8 +77,13 @@ def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = ()) -> No
 
 
 @contextmanager
-def writing_ply(path: Path, comments: Sequence[str] = ()) -> Iterator[Callable[[PointCloud], None]]:
+def writing_ply(
+    path: Path, comments: Sequence[str] = (), origin: Float64[np.ndarray, " 3"] | None = None
+) -> Iterator[Callable[[PointCloud], None]]:
     """A function that appends a cloud to the file of `write_ply`; all have the same fields as the first.
+
+    With an `origin` it is added to every point, and coordinates are float64: a float32 holds seven digits, and far from
+    the origin those before the point need them all.
 
     The number of points stands in the header and is known at the end: a comment of spaces keeps its place until then.
 
@@ -87,14 +99,14 @@ def writing_ply(path: Path, comments: Sequence[str] = ()) -> Iterator[Callable[[
 
         def append(cloud: PointCloud) -> None:
             nonlocal count, dtype
-            found = _table(cloud, len(cloud.points)).dtype
+            found = _table(cloud, len(cloud.points), origin).dtype
             if not dtype.names:
                 dtype = found
                 file.write(header())
             if found != dtype:
                 raise ValueError(f"{path}: expected a cloud of {dtype.names}, found {found.names}")
             for start in range(0, len(cloud.points), POINTS_AT_ONCE):
-                file.write(_table(cloud, start).tobytes())
+                file.write(_table(cloud, start, origin).tobytes())
             count += len(cloud.points)
 
         yield append
@@ -105,15 +117,20 @@ def writing_ply(path: Path, comments: Sequence[str] = ()) -> Iterator[Callable[[
 
 
 def _header(dtype: np.dtype, count: int, comments: Sequence[str]) -> bytes:
-    kinds = {"f": "float", "u": "uchar"}
+    kinds = {"f4": "float", "f8": "double", "u1": "uchar"}
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
-    lines += [f"element vertex {count}", *(f"property {kinds[dtype[name].kind]} {name}" for name in dtype.names or ())]
+    fields = [(kinds[dtype[name].str[1:]], name) for name in dtype.names or ()]
+    lines += [f"element vertex {count}", *(f"property {kind} {name}" for kind, name in fields)]
     return ("\n".join([*lines, "end_header"]) + "\n").encode("ascii")
 
 
-def _table(cloud: PointCloud, start: int) -> np.ndarray:
+def _table(cloud: PointCloud, start: int, origin: Float64[np.ndarray, " 3"] | None = None) -> np.ndarray:
     """At most `POINTS_AT_ONCE` vertices from `start` on, as they stand in the file."""
-    parts = [(POSITION, "<f4", cloud.points), (NORMAL, "<f4", cloud.normals), (COLOR, "u1", cloud.colors)]
+    parts = [
+        (POSITION, "<f4" if origin is None else "<f8", cloud.points),
+        (NORMAL, "<f4", cloud.normals),
+        (COLOR, "u1", cloud.colors),
+    ]
     some = slice(start, start + POINTS_AT_ONCE)
     fields = [(name, kind) for names, kind, values in parts if values is not None for name in names]
     table = np.empty(len(cloud.points[some]), dtype=fields)
@@ -121,7 +138,7 @@ def _table(cloud: PointCloud, start: int) -> np.ndarray:
         if values is not None:
             array = values[some].detach().cpu().numpy()
             for k, name in enumerate(names):
-                table[name] = array[:, k]
+                table[name] = array[:, k] if origin is None or names is not POSITION else array[:, k] + origin[k]
     return table
 
 

@@ -20,19 +20,22 @@ def distillation_loss(
     target: Target,
     variance_floor: Sequence[float],
     least_probability: float,
+    mask: Bool[Tensor, "b h w"] | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 6 on every level, averaged over its pixels that carry a label, summed over the levels.
 
     The label of a coarse pixel is that of the image pixel it sits on. A pixel whose mean lies outside the hypotheses
-    of a level carries no loss there; no labelled pixel gives zero. `labelled` is the share of finest pixels that do.
+    of a level carries no loss there, nor does one outside the mask, if there is one; no labelled pixel gives zero.
+    `labelled` is the share of finest pixels that do.
     With several ranks every term is this rank's part of that average over all ranks' pixels.
     """
     totals: dict[str, Tensor] = {}
     loss = label.mean.new_zeros(())
+    valid = label.valid if mask is None else label.valid & mask
     for number, (level, floor) in enumerate(zip(levels, variance_floor, strict=True), start=1):
         stride = label.mean.shape[-1] // level.logits.shape[-1]
         coarse = PseudoLabel(
-            label.mean[:, ::stride, ::stride], label.variance[:, ::stride, ::stride], label.valid[:, ::stride, ::stride]
+            label.mean[:, ::stride, ::stride], label.variance[:, ::stride, ::stride], valid[:, ::stride, ::stride]
         )
         probability, in_range = spread(coarse, level.hypotheses.detach(), target=target, variance_floor=floor)
         distance = symmetric_divergence(probability, level.logits, in_range, least_probability)

@@ -1,7 +1,9 @@
 """The teacher's loss: every source, warped by the estimated depth, should look like the reference (paper 3.1).
 
 Photometric and internal featuremetric consistency, eq. 1 to 3, on every level of the cascade, averaged over the pixels
-that at least one source sees. With several ranks a term is this rank's part of that average over all ranks' pixels.
+that at least one source sees. Where there are masks, only what lies inside the reference's and falls inside the
+source's counts, and no colour from outside enters. With several ranks a term is this rank's part of that average over
+all ranks' pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from torch import Tensor
 from kdmvs import ranks
 from kdmvs.geometry import inside, reproject, sample
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
+
+MIXED_IN = 1e-3
+"""Less than this of a colour may come from outside a mask: rounding of a position, but nothing that is seen."""
 
 
 def reconstruction_loss(
@@ -35,20 +40,27 @@ def reconstruction_loss(
     source counts where it sees the pixel; with `best_sources` = k only the k sources whose weighted error is least
     count at a pixel (ranked on every level anew). With `feature_gradient` false the features are constants of the
     featuremetric term and only the depth follows it. No valid pixel gives zero.
+
+    The mask of a coarse pixel is that of the image pixel it sits on. A source is inside its mask where the pixels that
+    are mixed are: up to four, as a source pixel lies between the grid.
     """
     totals: dict[str, Tensor] = {}
     for level in levels:
         stride = group.images.shape[-1] // level.logits.shape[-1]
-        images = shrunk(group.images, stride)
+        images = colours(group, stride)
         depth = level.depth(read_out)
         features = level.features
         photo_terms, feature_terms, seen_terms = [], [], []
         ssim_terms = []
         cameras = group.cameras.strided(stride)
+        masks = None if group.masks is None else group.masks[..., ::stride, ::stride]
         for i in range(1, group.images.shape[1]):
             pixels, _ = reproject(depth, cameras[:, 0], cameras[:, i])
             seen = inside(pixels.detach(), *depth.shape[-2:]) & (depth.detach() > 0)
             warped = sample(images[:, i], pixels)
+            if masks is not None:
+                seen = seen & masks[:, 0] & all_used(masks[:, i], pixels.detach())
+                warped = warped * masks[:, 0, None]  # as the reference, so that no window of SSIM sees what is outside
             photo_terms.append((warped - images[:, 0]).abs().mean(dim=1))
             seen_terms.append(seen)
             if ssim_weight:
@@ -72,7 +84,7 @@ def reconstruction_loss(
             totals[name] = totals.get(name, depth.new_zeros(())) + over_valid(term, counts)
         totals["loss"] = totals.get("loss", depth.new_zeros(())) + over_valid(error, counts)
         if smoothness_weight:
-            rough = edge_aware_roughness(depth, images[:, 0])
+            rough = edge_aware_roughness(depth, images[:, 0], None if masks is None else masks[:, 0])
             totals["smoothness"] = totals.get("smoothness", depth.new_zeros(())) + rough
             totals["loss"] = totals["loss"] + smoothness_weight * rough
     return totals
@@ -92,6 +104,11 @@ def photometric_error(levels: Sequence[LevelOutput], group: ViewGroup, read_out:
         read_out=read_out,
     )
     return terms["photometric"]
+
+
+def all_used(mask: Bool[Tensor, "b h w"], pixels: Float[Tensor, "b *o 2"]) -> Bool[Tensor, "b *o"]:
+    """Where all that bilinear sampling mixes lies inside a mask, but for a share of `MIXED_IN`."""
+    return sample(mask[:, None].to(pixels.dtype), pixels)[:, 0] > 1 - MIXED_IN
 
 
 def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) -> Float[Tensor, ""]:
@@ -126,6 +143,15 @@ def shrunk(images: Float[Tensor, "b v c h w"], stride: int) -> Float[Tensor, "b 
     return flat.reshape(batch, views, channels, *flat.shape[-2:])
 
 
+def colours(group: ViewGroup, stride: int) -> Float[Tensor, "b v 3 h1 w1"]:
+    """The images of a level, `shrunk`; with masks the blur's weights are shared out among the pixels inside."""
+    if group.masks is None:
+        return shrunk(group.images, stride)
+    inside = group.masks[:, :, None].to(group.images.dtype)
+    weight = shrunk(inside, stride)
+    return shrunk(group.images * inside, stride) / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
 def structural_difference(first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
     """(1 - SSIM) / 2 in 3x3 windows, mean over channels (Wang et al., 2004; constants for images in 0..1)."""
 
@@ -143,11 +169,28 @@ def structural_difference(first: Float[Tensor, "b c h w"], second: Float[Tensor,
     return ((1 - ssim) / 2).clamp(0, 1).mean(dim=1)
 
 
-def edge_aware_roughness(depth: Float[Tensor, "b h w"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
-    """Mean gradient of the depth relative to its mean, damped at edges of the image; free of the unit of depth."""
-    relative = depth / depth.mean(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(depth.dtype).tiny)
+def edge_aware_roughness(
+    depth: Float[Tensor, "b h w"], image: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b h w"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean gradient of the depth relative to its mean, damped at edges of the image; free of the unit of depth.
+
+    With a mask the means of each image are over its pixels, and pairs of pixels, inside.
+    """
+    middle = depth.mean(dim=(1, 2), keepdim=True) if mask is None else _mean_inside(depth, mask)[:, None, None]
+    relative = depth / middle.clamp(min=torch.finfo(depth.dtype).tiny)
     total = depth.new_zeros(())
     for axis in (-1, -2):
         edge = image.diff(dim=axis).abs().mean(dim=1)
-        total = total + (relative.diff(dim=axis).abs() * torch.exp(-10 * edge)).mean()
+        gradient = relative.diff(dim=axis).abs() * torch.exp(-10 * edge)
+        if mask is None:
+            total = total + gradient.mean()
+        else:
+            last = mask.shape[axis] - 1
+            both = mask.narrow(axis, 0, last) & mask.narrow(axis, 1, last)
+            total = total + _mean_inside(gradient, both).mean()
     return total * ranks.share(len(depth))
+
+
+def _mean_inside(values: Float[Tensor, "b h w"], mask: Bool[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """The mean of every image inside its mask; 0 where the mask is empty."""
+    return torch.where(mask, values, 0.0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)

@@ -14,12 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdmvs.errors import DataError
-from kdmvs.networks.cost_volume import CostRegulariser, variance_volume
-from kdmvs.networks.feature_pyramid import FeaturePyramid
-from kdmvs.types import Camera, LevelOutput, ReadOut, ViewGroup
-
-PIXELS_AT_ONCE = 2**19
-"""Of images whose features are computed together at inference; a pixel takes about half a kilobyte while they are."""
+from kdmvs.networks.cost_volume import CostRegulariser, range_hypotheses
+from kdmvs.networks.feature_pyramid import FeaturePyramid, features_of
+from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 
 class CasMVSNet(nn.Module):
@@ -44,7 +41,7 @@ class CasMVSNet(nn.Module):
         self.read_out: ReadOut = read_out
         self.feature = FeaturePyramid(feature_channels)
         self.cost_regularization = nn.ModuleList(
-            CostRegulariser(channels, base, extra_convolution)
+            CostRegulariser(channels, base, extra_convolution=extra_convolution)
             for channels, base in zip(self.feature.channels, regulariser_channels, strict=True)
         )
 
@@ -52,7 +49,7 @@ class CasMVSNet(nn.Module):
         batch, views, _, height, width = group.images.shape
         if height % 32 or width % 32:
             raise DataError(f"{group.name}: expected image sides that are multiples of 32, found {height}x{width}")
-        pyramid = self._features(group.images.flatten(0, 1))
+        pyramid = features_of(self.feature, group.images.flatten(0, 1))
         interval = (group.depth_range[:, 1] - group.depth_range[:, 0]) / self.base_planes
         levels: list[LevelOutput] = []
         for level, stride in enumerate(self.strides):
@@ -65,37 +62,11 @@ class CasMVSNet(nn.Module):
                 hypotheses = narrowed_hypotheses(
                     centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
                 )
-            logits = self._regularised(level, features, group.cameras.strided(stride), hypotheses).float()
+            regulariser = self.cost_regularization[level]
+            assert isinstance(regulariser, CostRegulariser)
+            logits = regulariser.of_views(features, group.cameras.strided(stride), hypotheses).float()
             levels.append(LevelOutput(hypotheses, logits, features))
         return tuple(levels)
-
-    def _regularised(
-        self, level: int, features: Float[Tensor, "b v c h w"], cameras: Camera, hypotheses: Float[Tensor, "b d h w"]
-    ) -> Float[Tensor, "b d h w"]:
-        """The logits of a level. At inference on a CPU in two steps, so that the volume is gone before the second."""
-        regulariser = self.cost_regularization[level]
-        assert isinstance(regulariser, CostRegulariser)
-        if torch.is_grad_enabled() or features.device.type != "cpu":
-            return regulariser(variance_volume(features, cameras, hypotheses))
-        return regulariser.finish(regulariser.begin(variance_volume(features, cameras, hypotheses)))
-
-    def _features(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _c _h _w"], ...]:
-        """The pyramid of all images; where nothing is learned, of a few at a time, so that large ones fit."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        at_once = max(1, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
-        if self.training or torch.is_grad_enabled() or at_once >= len(images):
-            return self.feature(images)
-        parts = [self.feature(some) for some in images.split(at_once)]
-        return tuple(torch.cat(level) for level in zip(*parts, strict=True))
-
-
-def range_hypotheses(
-    depth_range: Float[Tensor, "b 2"], count: int, size: tuple[int, int]
-) -> Float[Tensor, "b {count} {size[0]} {size[1]}"]:
-    """`count` depths from the first to the last of the range, both included, the same for every pixel."""
-    share = torch.linspace(0, 1, count, device=depth_range.device, dtype=depth_range.dtype)
-    planes = depth_range[:, :1] + (depth_range[:, 1:] - depth_range[:, :1]) * share
-    return planes[:, :, None, None].expand(-1, -1, *size)
 
 
 def narrowed_hypotheses(

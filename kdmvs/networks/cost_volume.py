@@ -61,10 +61,28 @@ def plain_variance(
     return squares / count - (total / count) ** 2
 
 
+def range_hypotheses(
+    depth_range: Float[Tensor, "b 2"], count: int, size: tuple[int, int]
+) -> Float[Tensor, "b {count} {size[0]} {size[1]}"]:
+    """`count` depths from the first to the last of the range, both included, the same for every pixel."""
+    share = torch.linspace(0, 1, count, device=depth_range.device, dtype=depth_range.dtype)
+    planes = depth_range[:, :1] + (depth_range[:, 1:] - depth_range[:, :1]) * share
+    return planes[:, :, None, None].expand(-1, -1, *size)
+
+
 class CostRegulariser(nn.Module):
     """3D U-Net from a cost volume to one logit per hypothesis; every side must be a multiple of 8."""
 
-    def __init__(self, channels_in: int, base: int, extra_convolution: bool) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        base: int,
+        *,
+        extra_convolution: bool = False,
+        up: type[nn.Module] = DeconvBnReLU3d,
+        bias: bool = False,
+    ) -> None:
+        """`up` makes the transposed convolutions, `bias` gives the last convolution one."""
         super().__init__()
         self.convini = ConvBnReLU3d(channels_in, base) if extra_convolution else None
         self.conv0 = ConvBnReLU3d(base if extra_convolution else channels_in, base)
@@ -74,13 +92,21 @@ class CostRegulariser(nn.Module):
         self.conv4 = ConvBnReLU3d(4 * base, 4 * base)
         self.conv5 = ConvBnReLU3d(4 * base, 8 * base, 2)
         self.conv6 = ConvBnReLU3d(8 * base, 8 * base)
-        self.conv7 = DeconvBnReLU3d(8 * base, 4 * base)
-        self.conv9 = DeconvBnReLU3d(4 * base, 2 * base)
-        self.conv11 = DeconvBnReLU3d(2 * base, base)
-        self.prob = Conv3d(base, 1)
+        self.conv7 = up(8 * base, 4 * base)
+        self.conv9 = up(4 * base, 2 * base)
+        self.conv11 = up(2 * base, base)
+        self.prob = Conv3d(base, 1, bias=bias)
 
     def forward(self, cost: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b d h w"]:
         return self.finish(self.begin(cost))
+
+    def of_views(
+        self, features: Float[Tensor, "b v c h w"], cameras: Camera, hypotheses: Float[Tensor, "b d h w"]
+    ) -> Float[Tensor, "b d h w"]:
+        """Of the features' variance. At inference on a CPU in two steps: the volume is gone before the second."""
+        if torch.is_grad_enabled() or features.device.type != "cpu":
+            return self(variance_volume(features, cameras, hypotheses))
+        return self.finish(self.begin(variance_volume(features, cameras, hypotheses)))
 
     def begin(self, cost: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b _c d h w"]:
         """The first convolutions, after which the cost volume, the largest of all, may be let go."""
@@ -100,7 +126,8 @@ class CostRegulariser(nn.Module):
         if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] % 8 == 0:
             from kdmvs.kernels import layers
 
-            return layers.to_one_channel(x, full, self.prob.weight)
+            logits = layers.to_one_channel(x, full, self.prob.weight)
+            return logits if self.prob.bias is None else logits + self.prob.bias
         return self.prob(x + full)[:, 0]
 
 

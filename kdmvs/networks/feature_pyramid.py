@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from kdmvs.networks.layers import ConvBnReLU
 
+PIXELS_AT_ONCE = 2**19
+"""Of images whose features are computed together at inference; a pixel takes about half a kilobyte while they are."""
+
 
 class FeaturePyramid(nn.Module):
     """Strided convolutions down, nearest-neighbour upsampling back up; `base` channels at full resolution."""
@@ -37,6 +40,16 @@ class FeaturePyramid(nn.Module):
         middle = _doubled(quarter) + self.inner1(half)
         fine = _doubled(middle) + self.inner2(full)
         return self.out1(quarter), self.out2(middle), self.out3(fine)
+
+
+def features_of(extractor: nn.Module, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _c _h _w"], ...]:
+    """The levels of all images; where nothing is learned, of a few images at a time, so that large ones fit."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    at_once = max(1, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
+    if extractor.training or torch.is_grad_enabled() or at_once >= len(images):
+        return extractor(images)
+    parts = [extractor(some) for some in images.split(at_once)]
+    return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
 
 def _doubled(x: Tensor) -> Tensor:

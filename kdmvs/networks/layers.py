@@ -153,13 +153,13 @@ def _fused_norm_serves(x: Tensor, bn: nn.modules.batchnorm._BatchNorm) -> bool:
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d`, 3x3x3 without bias, that takes oneDNN's path for a single sample on a CPU as well."""
+    """`nn.Conv3d`, 3x3x3, that without a bias takes oneDNN's path for a single sample on a CPU as well."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
-        super().__init__(channels_in, channels_out, 3, stride, 1, bias=False)
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1, bias: bool = False) -> None:
+        super().__init__(channels_in, channels_out, 3, stride, 1, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        if _left_out(input):
+        if self.bias is None and _left_out(input):
             return _Convolution3d.apply(input, self.weight, self.stride[0])
         return super().forward(input)
 
@@ -183,34 +183,37 @@ class _Block(nn.Module):
     bn: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and not self.training and onednn_serves(x):
-            return self._in_one(x)
-        y, bn = self.conv(x), self.bn
-        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
-        if _fused_norm_serves(y, bn):
-            from kdmvs.kernels.layers import normalise_relu
+        return _conv_bn_relu(self.conv, self.bn, x)
 
-            return normalise_relu(y, bn)
-        return torch.relu_(bn(y))
 
-    def _in_one(self, x: Tensor) -> Tensor:
-        """The batch norm's fixed statistics folded into the convolution, the ReLU done as it writes."""
-        conv, bn = self.conv, self.bn
-        assert isinstance(conv, nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d)
-        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
-        assert bn.running_mean is not None and bn.running_var is not None
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        bias = bn.bias - bn.running_mean * scale
-        dtype = _arithmetic(x)
-        with torch.autocast("cpu", enabled=False):
-            x = x.to(dtype)
-            if isinstance(conv, nn.ConvTranspose3d):
-                weight = (conv.weight * scale[None, :, None, None, None]).to(dtype)
-                return transposed(x, weight, bias.to(dtype), 2, [1, 1, 1], "relu")
-            weight = (conv.weight * scale.reshape(-1, *[1] * (conv.weight.dim() - 1))).to(dtype)
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, weight, bias.to(dtype), conv.padding, conv.stride, conv.dilation, 1, "relu", [], ""
-            )
+def _conv_bn_relu(conv: nn.Module, bn: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
+    if not torch.is_grad_enabled() and not bn.training and onednn_serves(x):
+        return _in_one(conv, bn, x)
+    y = conv(x)
+    if _fused_norm_serves(y, bn):
+        from kdmvs.kernels.layers import normalise_relu
+
+        return normalise_relu(y, bn)
+    return torch.relu_(bn(y))
+
+
+def _in_one(conv: nn.Module, bn: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """The batch norm's fixed statistics folded into the convolution, the ReLU done as it writes."""
+    assert isinstance(conv, nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d)
+    assert bn.running_mean is not None and bn.running_var is not None
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    bias = bn.bias - bn.running_mean * scale
+    dtype = _arithmetic(x)
+    with torch.autocast("cpu", enabled=False):
+        x = x.to(dtype)
+        if isinstance(conv, nn.ConvTranspose3d):
+            weight = (conv.weight * scale[None, :, None, None, None]).to(dtype)
+            return transposed(x, weight, bias.to(dtype), 2, [1, 1, 1], "relu")
+        weight = (conv.weight * scale.reshape(-1, *[1] * (conv.weight.dim() - 1))).to(dtype)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias.to(dtype), conv.padding, conv.stride, conv.dilation, 1, "relu", [], ""
+        )
 
 
 class ConvBnReLU(_Block):
@@ -238,3 +241,13 @@ class DeconvBnReLU3d(_Block):
         super().__init__()
         self.conv = ConvTranspose3d(channels_in, channels_out)
         self.bn = nn.BatchNorm3d(channels_out)
+
+
+class NumberedDeconvBnReLU3d(nn.Sequential):
+    """The same under the names that MVSNet's checkpoints have for it (`0`, `1`)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(ConvTranspose3d(channels_in, channels_out), nn.BatchNorm3d(channels_out))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _conv_bn_relu(self[0], self[1], input)

@@ -8,6 +8,7 @@ from torch import nn
 
 from kdmvs.errors import TrainingError
 from kdmvs.networks.casmvsnet import CasMVSNet
+from kdmvs.networks.mvsnet import MVSNet
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 
@@ -25,6 +26,7 @@ class MVSNetwork(Protocol):
 
 BUILDERS: dict[str, type[nn.Module]] = {
     "casmvsnet": CasMVSNet,
+    "mvsnet": MVSNet,
 }
 
 

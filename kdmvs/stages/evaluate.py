@@ -12,6 +12,7 @@ from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
     from numpy import ndarray
+    from torch import Tensor
 
     from kdmvs.scans import Scan
 
@@ -20,7 +21,7 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
     """Write a scan's scores; what it has no truth for is null.
 
     A scan without a reference cloud but with measured depth is scored against the points of the measured depth, and
-    its file says so: `"reference": "measured_depth"`.
+    its file says so: `"reference": "measured_depth"`. Measured depth outside a view's mask is not asked for.
     """
     import json
 
@@ -63,7 +64,7 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     from kdmvs.evaluation.point_clouds import score
     from kdmvs.formats.ply import read_ply
 
-    cloud = read_ply(path).points.numpy().astype(float)
+    cloud = read_ply(path, scan.origin).points.numpy().astype(float)
     reference, origin = reference_of(settings, scan)
     if reference is None:
         return None
@@ -88,11 +89,17 @@ def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | No
     given = scan.reference_cloud()
     if given is not None:
         return given.points.numpy().astype(float), "reference_cloud"
-    measured = ((scan.measured_depth(i), scan.camera(i)) for i in range(len(scan)))
+    measured = ((asked_depth(scan, i), scan.camera(i)) for i in range(len(scan)))
     views = ((depth, camera) for depth, camera in measured if depth is not None)
     if all(scan.measured_depth(i) is None for i in range(len(scan))):
         return None, None
     return from_measured_depth(views, settings.thinning, settings.seed), "measured_depth"
+
+
+def asked_depth(scan: Scan, i: int) -> Tensor | None:
+    """Measured depth inside the view's mask, 0 = unknown or outside; None where there is no measured depth."""
+    measured, mask = scan.measured_depth(i), scan.mask(i)
+    return measured if measured is None or mask is None else measured * mask
 
 
 def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any] | None:
@@ -109,7 +116,7 @@ def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     scorer = DepthScorer(settings.depth_thresholds)
     with open_views_of(path, scan, kind="depth") as maps:
         for i in tqdm(range(len(scan)), desc=f"evaluate {scan.name}", unit="view", disable=None):
-            measured = scan.measured_depth(i)
+            measured = asked_depth(scan, i)
             if measured is not None:
                 scorer.add(torch.from_numpy(maps.read("depth", i)), measured)
     found = scorer.score()

@@ -120,7 +120,7 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     from kdmvs.figures.clouds import CloudPictures
     from kdmvs.formats.ply import read_ply
 
-    named = [(name, read_ply(path)) for name, path in zip(model, paths, strict=True)]
+    named = [(name, read_ply(path, scan.origin)) for name, path in zip(model, paths, strict=True)]
     reference = scan.reference_cloud()
     if reference is not None:
         named.append(("reference", reference))

@@ -43,7 +43,10 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
         opened = Scan.open(scan_path)
         made_by = storage.attributes_of(settings, opened.name, "kdmvs.stages.fuse")
         comments, points = [f"kdmvs {name} {value}" for name, value in made_by.items()], 0
-        with open_views_of(depth_path, opened, kind="depth") as maps, writing_ply(out_path, comments) as append:
+        with (
+            open_views_of(depth_path, opened, kind="depth") as maps,
+            writing_ply(out_path, comments, opened.origin) as append,
+        ):
             views = views_of(opened, maps, here)
             references = tqdm(range(len(opened)), desc=f"fuse {opened.name}", unit="view", disable=None)
             try:

@@ -10,7 +10,7 @@ from kdmvs.stages.keeping import unkept
 
 
 def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: list[Path]) -> None:
-    """Write depth and confidence at full resolution; a view without neighbours stays unknown (zeros).
+    """Write depth and confidence at full resolution; zeros outside a view's mask and where it has no neighbours.
 
     Our checkpoints say which network they are of; a published one is taken for `settings.network`.
     """
@@ -20,6 +20,7 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     from kdmvs.inference import infer
     from kdmvs.networks.table import build
     from kdmvs.scans import Scan, collate_groups
+    from kdmvs.types import DepthMap
 
     check_parallel(scan=scan, out=out)
     content = checkpoints.read(checkpoint)
@@ -41,6 +42,7 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
                     continue
                 sources = opened.neighbours(i)[: settings.views - 1]
                 group = collate_groups([opened.group(i, list(sources))]).to(here)
-                found = infer(network, group, confidence=settings.confidence, precision=settings.precision)
-                file.write(i, depth=found.depth[0].cpu().numpy(), confidence=found.confidence[0].cpu().numpy())
+                batch = infer(network, group, confidence=settings.confidence, precision=settings.precision)
+                found = opened.masked(i, DepthMap(batch.depth[0].cpu(), batch.confidence[0].cpu()))
+                file.write(i, depth=found.depth.numpy(), confidence=found.confidence.numpy())
         print(f"infer {opened.name}: {len(opened)} views -> {out_path}")

@@ -19,6 +19,7 @@ def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
     from tqdm import tqdm
 
     from kdmvs.datasets import convert
+    from kdmvs.datasets.places import places
 
     if len(name) != len(out):
         raise DataError(f"prepare: expected one --out for every --name, found {len(out)} for {len(name)}")
@@ -28,8 +29,7 @@ def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
             f"prepare: {wrong[0]}: expected an output called scan.json; the rest of the scan goes beside it"
         )
     arguments = settings.model_dump()
-    root = arguments.get("root")
-    made_from = [[scan, files_digest(Path(root) / scan) if root else ""] for scan in name]
+    made_from = [[scan, *map(files_digest, places(arguments, scan))] for scan in name]
     to_do = unkept("prepare", settings.canonical(), made_from, [[path] for path in out])
     for k in tqdm(to_do, desc="prepare", unit="scan", total=len(name), disable=None):
         scan, path = name[k], out[k]

@@ -21,9 +21,12 @@ def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Pat
     from kdmvs.losses.reconstruction import photometric_error
     from kdmvs.stages.fitting import train
 
+    choices = {**settings.loss.model_dump(), "variance_floor": settings.variance_floors()}
+
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         assert sample.label is not None
-        return distillation_loss(levels, sample.label, **settings.loss.model_dump())
+        masks = sample.group.masks
+        return distillation_loss(levels, sample.label, mask=None if masks is None else masks[:, 0], **choices)
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         seen = photometric_error(levels, sample.group, settings.network.read_out)

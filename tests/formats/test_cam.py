@@ -77,20 +77,22 @@ def test_what_was_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
     [
         ("2892.33 0", "0 0", "determinant 0"),
         ("0 2883.18 619.071", "0 0 0", "determinant 0"),
-        ("2892.33 0", "nan 0", "finite numbers in the intrinsic"),
+        ("2892.33 0", "nan 0", "expected a finite number, found `nan`"),
         ("0.36 0.48 -0.8", "0.36 0.48 0.8", "expected a rotation"),
         ("0.48 0.64 0.6", "-0.48 -0.64 -0.6", "determinant -1"),
-        ("10.5", "inf", "finite numbers in the extrinsic"),
+        ("0.36 0.48 -0.8", "1e200 0.48 -0.8", "expected a rotation"),
+        ("10.5", "inf", "expected a finite number, found `inf`"),
         ("0 0 0 1", "0 0 0 2", "last row"),
         ("-0.8 0.6 0 -20", "-0.8 0.6 0", "line 3: expected 4 numbers, found 3"),
-        ("-0.8 0.6 0 -20", "-0.8 0.6 0 x", "line 3: expected numbers"),
+        ("-0.8 0.6 0 -20", "-0.8 0.6 0 x", "line 3: expected a finite number, found `x`"),
         ("intrinsic", "intrinsics", "expected `extrinsic`"),
         ("{depth}", "", "without depth range"),
         ("{depth}", "0 2.5", "0 < depth_min"),
         ("{depth}", "-3 1 192 5", "0 < depth_min"),
         ("{depth}", "5 0.1 192 5", "0 < depth_min"),
         ("{depth}", "5 -0.1 10", "0 < depth_min"),
-        ("{depth}", "5 nan 192 9", "2 to 4 numbers"),
+        ("{depth}", "5 1e308 192", "0 < depth_min"),
+        ("{depth}", "5 nan 192 9", "expected a finite number, found `nan`"),
         ("{depth}", "5", "2 to 4 numbers"),
         ("{depth}", "1 2 3 4 5", "2 to 4 numbers"),
     ],
@@ -102,3 +104,14 @@ def test_a_camera_that_is_none_is_refused_in_one_line(tmp_path: Path, old: str, 
         read_cam(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_the_files_that_colmap2mvsnet_has_written_are_read_once_their_depth_line_is_declared(shared_data: Path) -> None:
+    cameras = sorted((shared_data / "native" / "mvsnet_meeting_room" / "cams").glob("*_cam.txt"))
+    assert len(cameras) == 5
+    for path in cameras:
+        with pytest.raises(FormatError, match=r"declare dataset\.depth_line"):
+            read_cam(path)
+        K, _, low, high = read_cam(path, "maximum")
+        assert K[0, 2] == 1200
+        assert 0 < low < high < 20

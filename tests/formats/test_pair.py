@@ -14,7 +14,7 @@ NINE = "10 " + " ".join(f"{j} {100 - j}.5" for j in range(9))
 
 
 def read(tmp_path: Path, text: str, **arguments):
-    (tmp_path / "pair.txt").write_text(text)
+    (tmp_path / "pair.txt").write_text(text, encoding="utf-8")
     return read_pair(tmp_path / "pair.txt", **arguments)
 
 
@@ -60,3 +60,17 @@ def test_neighbours_that_the_scan_does_not_have_are_named(tmp_path: Path) -> Non
 def test_other_broken_promises_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         read(tmp_path, text)
+
+
+def test_a_list_of_all_views_with_the_view_itself_is_read(shared_data: Path) -> None:
+    found = read_pair(shared_data / "native" / "mvsnet_meeting_room" / "pair_as_distributed.txt")
+    assert sorted(found) == list(range(40))
+    assert all(i not in dict(entries) for i, entries in found.items())
+    assert found[0][:2] == [(28, 4371.498423), (1, 3560.647274)]
+
+
+@pytest.mark.parametrize("word", ["9" * 5000, "1e9", "٣", "-1", "1234567890"])
+def test_a_number_that_no_view_can_have_is_refused(tmp_path: Path, word: str) -> None:
+    with pytest.raises(FormatError, match="line 2: expected a view, found") as caught:
+        read(tmp_path, f"1\n{word}\n0\n")
+    assert len(str(caught.value)) < 300

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,21 @@ def test_a_cloud_written_part_by_part_is_the_cloud_written_at_once(tmp_path, mon
     for name in ("points", "normals", "colors"):
         assert torch.equal(getattr(one, name), getattr(other, name))
         assert torch.equal(getattr(one, name), getattr(whole, name))
+
+
+def test_points_far_from_the_origin_keep_their_digits_and_come_back_without_them(tmp_path):
+    """Geographic coordinates: float32 would round them to half a unit."""
+    origin, near = np.array([512345.678, 5412345.875, 310.5]), cloud(7)
+    with writing_ply(tmp_path / "far.ply", origin=origin) as append:
+        append(near)
+    header = (tmp_path / "far.ply").read_bytes().partition(b"end_header\n")[0].decode()
+    assert [line for line in header.splitlines() if line.endswith(" x")] == ["property double x"]
+    assert [line for line in header.splitlines() if line.endswith(" nx")] == ["property float nx"]
+    found = read_ply(tmp_path / "far.ply", origin)
+    torch.testing.assert_close(found.points, near.points, rtol=0, atol=1e-5)
+    assert torch.equal(found.normals, near.normals)
+    rounded = read_ply(tmp_path / "far.ply").points - torch.from_numpy(origin)
+    assert (rounded - near.points).abs().max() > 0.1
 
 
 def test_parts_of_different_fields_and_no_part_at_all_leave_no_file(tmp_path):

@@ -81,6 +81,17 @@ def test_nothing_valid_gives_zero_and_a_zero_gradient():
     assert all((x.grad == 0).all() for x in logits)
 
 
+def test_a_label_outside_the_mask_is_as_one_that_is_not_valid():
+    levels, label = levels_and_label()
+    mask = torch.ones_like(label.valid)
+    mask[:, :, :5] = False
+    settings = StudentLossSettings(variance_floor=FLOORS).model_dump()
+    found = distillation_loss(levels, label, mask=mask, **settings)
+    expected = distillation_loss(levels, PseudoLabel(label.mean, label.variance, label.valid & mask), **settings)
+    assert found == expected
+    assert found["loss"] != distillation_loss(levels, label, **settings)["loss"]
+
+
 def test_a_mean_outside_a_levels_hypotheses_carries_no_loss_there():
     levels, label = levels_and_label()
     moved = [LevelOutput(level.hypotheses + 500.0, level.logits) for level in levels]

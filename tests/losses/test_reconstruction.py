@@ -128,6 +128,103 @@ def test_a_shrunk_image_keeps_the_strided_pixels_where_they_were():
     torch.testing.assert_close(small[..., 1:-1, 1:-1], ramp[..., ::4, ::4][..., 1:-1, 1:-1])
 
 
+def masked_group(seed: int = 0):
+    """A group whose masks cut off some columns of every view and a patch of the reference, and the exact depth."""
+    group, depth = plane_group()
+    masks = torch.ones(1, 3, 64, 96, dtype=torch.bool)
+    masks[:, 0, 20:41, 30:55] = False
+    for view in range(3):
+        masks[:, view, :, : 7 + 6 * view] = False
+    return replace(group, masks=masks), depth
+
+
+STRIDES = (4, 2, 1)
+EVERY_TERM = {"ssim_weight": 0.5, "smoothness_weight": 0.1}
+
+
+def cascade(depth: torch.Tensor) -> list[LevelOutput]:
+    return [certain(depth[:, ::stride, ::stride]) for stride in STRIDES]
+
+
+@pytest.mark.parametrize("settings", [{}, {"best_sources": 1}, EVERY_TERM])
+def test_nothing_outside_the_masks_changes_the_loss(settings):
+    """Colours there, at every level; a blurred colour near the mask's edge, too, comes from inside alone."""
+    group, depth = masked_group()
+    noise = torch.rand(group.images.shape, generator=torch.manual_seed(0))
+    other = replace(group, images=torch.where(group.masks[:, :, None], group.images, noise))
+    for stride in STRIDES:
+        level = [certain(depth[:, ::stride, ::stride] * 1.02)]
+        terms, changed = (reconstruction_loss(level, it, **settings) for it in (group, other))
+        for name, value in terms.items():
+            torch.testing.assert_close(changed[name], value, rtol=2e-5, atol=0)
+        without = reconstruction_loss(level, replace(other, masks=None), **settings)["loss"]
+        assert abs(without / terms["loss"] - 1) > 0.02
+
+
+@pytest.mark.parametrize("settings", [{}, EVERY_TERM])
+def test_the_depth_of_a_pixel_outside_the_mask_has_no_gradient_and_every_other_one_that_is_seen_has(settings):
+    group, depth = masked_group()
+    wrong = (depth * 1.02).requires_grad_()
+    reconstruction_loss([certain(wrong)], group, **settings)["loss"].backward()
+    inside = group.masks[:, 0]
+    assert not wrong.grad[~inside].any()
+    assert wrong.grad[inside].ne(0).float().mean() > 0.7  # the others no source sees
+
+
+def test_the_mean_runs_over_the_pixels_inside_both_masks():
+    """Sources black, reference white: as above, each source counting where all its four neighbours are inside."""
+    group, depth = masked_group()
+    images = torch.zeros_like(group.images)
+    images[:, 0] = 1.0
+    seen = []
+    for i in (1, 2):
+        pixels, _ = reproject(depth, group.cameras[:, 0], group.cameras[:, i])
+        left, top = pixels[0].floor().long().unbind(-1)
+        u, v = (pixels[0] - pixels[0].floor()).unbind(-1)
+        inside_mask = torch.ones(64, 96, dtype=torch.bool)
+        for du, share_u in ((0, 1 - u), (1, u)):
+            for dv, share_v in ((0, 1 - v), (1, v)):
+                x, y = (left + du).clamp(0, 95), (top + dv).clamp(0, 63)
+                inside_mask &= group.masks[0, i, y, x] | (share_u * share_v < 1e-3)
+        seen.append(inside(pixels, 64, 96)[0] & inside_mask & group.masks[0, 0])
+    expected = (seen[0].sum() + seen[1].sum()) / (seen[0] | seen[1]).sum()
+    found = reconstruction_loss([certain(depth)], replace(group, images=images))["loss"]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("stride", "rel"), [(1, 1e-4), (2, 0.02), (4, 0.02)])
+def test_a_padded_image_has_the_loss_of_the_image_without_padding(stride, rel):
+    """Padding on the right and below, with any depth. Near it coarser levels blur otherwise than near an end."""
+    group, depth = plane_group()
+    images, wrong = torch.zeros(1, 3, 3, 96, 128), torch.full((1, 96, 128), 555.0)
+    images[..., :64, :96], wrong[:, :64, :96] = group.images, depth * 1.02
+    masks = torch.zeros(1, 3, 96, 128, dtype=torch.bool)
+    masks[..., :64, :96] = True
+    padded = replace(group, images=images, masks=masks)
+    settings = {"smoothness_weight": 0.1}
+    expected = reconstruction_loss([certain(depth[:, ::stride, ::stride] * 1.02)], group, **settings)
+    found = reconstruction_loss([certain(wrong[:, ::stride, ::stride])], padded, **settings)
+    unaware = reconstruction_loss([certain(wrong[:, ::stride, ::stride])], replace(padded, masks=None), **settings)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=rel), name
+        assert unaware[name].item() != pytest.approx(value.item(), rel=0.05), name
+
+
+@pytest.mark.parametrize("settings", [{}, EVERY_TERM])
+def test_masks_that_leave_out_nothing_change_nothing_and_those_that_leave_out_all_give_zero(settings):
+    group, depth = masked_group()
+    levels = cascade(depth * 1.02)
+    free = reconstruction_loss(levels, replace(group, masks=None), **settings)
+    whole = reconstruction_loss(levels, replace(group, masks=torch.ones_like(group.masks)), **settings)
+    for name, value in free.items():
+        torch.testing.assert_close(whole[name], value, rtol=1e-5, atol=0)
+    depth = depth.clone().requires_grad_()
+    none = reconstruction_loss(cascade(depth), replace(group, masks=torch.zeros_like(group.masks)), **settings)["loss"]
+    none.backward()
+    assert none.item() == 0.0
+    assert (depth.grad == 0).all()
+
+
 def test_roughness_does_not_depend_on_the_unit_of_depth_and_spares_image_edges():
     depth = torch.ones(1, 8, 8)
     depth[:, :, 4:] = 2.0

@@ -71,7 +71,9 @@ def test_a_checkpoint_says_what_network_settings_and_code_it_came_from(trained):
 def test_inference_writes_every_view_and_leaves_one_without_neighbours_unknown(trained, scan, tmp_path, capsys):
     infer.run(InferenceSettings(views=3), trained / "checkpoint.pt", [scan], [tmp_path / "plane.h5"])
     with storage.open_views(tmp_path / "plane.h5", kind="depth") as maps:
-        assert all((maps.read("depth", i) > 0).all() for i in range(3))
+        for i in range(3):  # their masks leave out the first ten columns
+            assert not maps.read("depth", i)[:, :10].any() and not maps.read("confidence", i)[:, :10].any()
+            assert (maps.read("depth", i)[:, 10:] > 0).all()
         assert (maps.read("depth", 3) == 0).all() and (maps.read("confidence", 3) == 0).all()
         confidence = maps.read_many("confidence", [0, 1, 2])
         assert (confidence >= 0).all() and (confidence <= 1).all()
@@ -122,7 +124,9 @@ def train_in_float64(run: Callable[..., None], settings: Any, inputs: list[list[
     def to(sample: Sample, device: torch.device | str) -> Sample:
         there = moved(sample, device)
         cameras = Camera(there.group.cameras.K.double(), there.group.cameras.cam_from_world.double())
-        group = ViewGroup(there.group.images.double(), cameras, there.group.depth_range.double(), there.group.name)
+        group = ViewGroup(
+            there.group.images.double(), cameras, there.group.depth_range.double(), there.group.name, there.group.masks
+        )
         label = there.label and PseudoLabel(there.label.mean.double(), there.label.variance.double(), there.label.valid)
         return Sample(group, label)
 

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections import namedtuple
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 # The library beside this workflow; where the workflow is a module from a repository, the one that is installed.
@@ -21,9 +21,10 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
-from kdmvs.provenance import code_digest, files_digest
-from kdmvs.variants import Plan, in_words, split
+from kdmvs.provenance import changes_digest, code_digest, files_digest
+from kdmvs.variants import Plan, in_words, maker, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new
 # ones is a fifth of the time to a dry-run.
@@ -55,6 +56,7 @@ RUN = or_stop(
     config,
     ", ".join(map(str, workflow.configfiles)) or "config",
 )
+DATASET = RUN.dataset.model_dump()
 PLAN = Plan(RUN)
 HAS_VARIANTS = len(PLAN.experiments) > 1
 TRAINING = RUN.scans.training
@@ -65,8 +67,9 @@ PICTURED = EVALUATION[: RUN.scans.pictured]
 Shard = namedtuple("Shard", "name place scans")
 
 
-def shards(kind=None, variant="", **groups):
-    """What one job handles: k scans, of the artifact of a kind at one place (of no model where no kind is given).
+def shards(kind=None, variant="", but=(), **groups):
+    """What one job handles: k scans, of the artifact of a kind at one place (of no model where no kind is given), but
+    not at some.
 
     One scan per job is one rule with the wildcards {model} and {scan}. Otherwise it is a rule per place and k scans,
     whose outputs are the files of those scans: Snakemake follows every file, and the start of a job is paid once. No
@@ -84,6 +87,7 @@ def shards(kind=None, variant="", **groups):
             list(scans[start : start + k]),
         )
         for place in (PLAN.places(kind) if kind else [variant])
+        if place not in but
         for group, scans in groups.items()
         for start in range(0, len(scans), k)
     ]
@@ -91,6 +95,9 @@ def shards(kind=None, variant="", **groups):
 
 ROUND_PLACES = r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?round[1-9]\d*"
 MODEL_PLACES = rf"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?(?:teacher|control)|{ROUND_PLACES}"
+IMPORTED = PLAN.places_of("depth", "import_depth")
+INFERRED_PLACES = "".join(f"(?!{re.escape(place)}/)" for place in IMPORTED) + f"(?:{MODEL_PLACES})"
+"""Where depth is inferred: not where another tool has made it."""
 
 
 def as_name(place):
@@ -102,6 +109,7 @@ EVERY_SCAN = {
     "training": TRAINING,
     "evaluation": [scan for scan in EVALUATION if scan not in TRAINING],
 }
+OVERVIEW = [*EVERY_SCAN["training"], *EVERY_SCAN["evaluation"]][: RUN.scans.pictured]
 
 
 def each(path, scans):
@@ -184,16 +192,32 @@ def _doubled(least, wildcards, attempt):
 
 
 def photographs(scans):
-    """A function of the wildcards: the digest of the folders that scans are made from, where they are folders."""
+    """A function of the wildcards: the digests of the folders that scans are made from, where they are folders."""
     return partial(_photographs, scans)
 
 
 def _photographs(scans, wildcards):
-    root = getattr(RUN.dataset, "root", None)
-    if root is None:
-        return ""
     names = [scan.format(**wildcards) for scan in scans]
-    return " ".join(or_stop(files_digest, Path(root) / name) for name in names)
+    return " ".join(digest_of(place) for name in names for place in places(DATASET, name))
+
+
+@cache
+def digest_of(place):
+    """The digest of a folder; scans may share one, as DTU's share the cameras."""
+    return or_stop(files_digest, place)
+
+
+def maps_of(place, scans):
+    """A function of the wildcards: the folders of another tool's depth maps of scans."""
+    root = Path(PLAN.settings(place).start.depth_maps)
+    return lambda wildcards: [str(root / scan.format(**wildcards)) for scan in scans]
+
+
+def digest_of_maps(place, scans):
+    """A function of the wildcards: the digest of these folders."""
+    return lambda wildcards: " ".join(
+        or_stop(changes_digest, Path(folder)) for folder in maps_of(place, scans)(wildcards)
+    )
 
 
 def labels_of_last_round(wildcards):
@@ -202,17 +226,22 @@ def labels_of_last_round(wildcards):
 
 
 def of_models(variant, kind, path, scans):
-    """The files of a kind of all models of a variant, scan by scan."""
-    places = [PLAN.place(variant, kind, model) for model in PLAN.experiments[variant].models()]
+    """The files of a kind of all models of a variant that have it, scan by scan."""
+    run = PLAN.experiments[variant]
+    models = run.trained() if kind == "checkpoint" else run.models()
+    places = [PLAN.place(variant, kind, model) for model in models]
     return [below(place, path).replace("{scan}", scan) for scan in scans for place in places]
 
 
 def final_targets():
     """Everything that a run and its variants end in."""
-    found = []
+    found = each("<results>/scans/{scan}/overview.png", OVERVIEW)
     for variant, experiment in PLAN.experiments.items():
-        found.append(below(PLAN.place(variant, "checkpoint", experiment.models()[-1]), "checkpoint.pt"))
-        found.append(below(PLAN.place(variant, "curves"), "curves.png"))
+        last = experiment.models()[-1]
+        if maker(experiment, "checkpoint", last):
+            found.append(below(PLAN.place(variant, "checkpoint", last), "checkpoint.pt"))
+        if experiment.trained():
+            found.append(below(PLAN.place(variant, "curves"), "curves.png"))
         if EVALUATION:
             tables = PLAN.place(variant, "summary")
             found += [below(tables, "summary.csv"), below(tables, "per_scan.csv")]

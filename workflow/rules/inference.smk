@@ -1,5 +1,5 @@
 # Depth and confidence of every view.
-for shard in shards("depth", **EVERY_SCAN):
+for shard in shards("depth", but=IMPORTED, **EVERY_SCAN):
 
     rule:
         name:
@@ -16,6 +16,8 @@ for shard in shards("depth", **EVERY_SCAN):
             f"<results>/logs/infer/{file_of(shard)}.log",
         benchmark:
             f"<results>/benchmarks/infer/{file_of(shard)}.tsv"
+        wildcard_constraints:
+            model=INFERRED_PLACES,
         conda:
             "../../envs/kdmvs.yaml"
         threads: threads_of("infer", 8, gpus=1)

@@ -89,7 +89,7 @@ for variant in PLAN.places("curves"):
             **resources_of("curves", mem_mb=2000, minutes=10),
         params:
             code=code("curves"),
-            models=PLAN.experiments[variant].models(),
+            models=PLAN.experiments[variant].trained(),
         message:
             "curves: losses of every training"
         shell:

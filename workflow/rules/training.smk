@@ -1,9 +1,7 @@
 # The teacher from photographs alone; each student from the labels of the model before it.
 # What a training says goes to the terminal as well as to its log.
-for place in PLAN.places("checkpoint"):
+for place in PLAN.places_of("checkpoint", "teacher") + PLAN.places_of("checkpoint", "control"):
     variant, model = split(place)
-    if model not in ("teacher", "control"):
-        continue
 
     rule:
         name:

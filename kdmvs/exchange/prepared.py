@@ -1,0 +1,59 @@
+"""A scan in the one layout by its files, for those who pass them on and compute nothing: no torch, no images read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from kdmvs.formats.cam import read_cam
+from kdmvs.formats.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The files of a scan in the one layout, without the images in memory."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Prepared:
+        """By the scan's folder or its scan.json.
+
+        Raises:
+            FormatError: no manifest, or one that is not as promised.
+        """
+        path = path / "scan.json" if path.is_dir() else path
+        return cls(path.parent, read_manifest(path))
+
+    def __len__(self) -> int:
+        return len(self.manifest["views"])
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every view."""
+        return self.manifest["size"][0], self.manifest["size"][1]
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the photographs that the views were prepared from."""
+        return [view["source"] for view in self.manifest["views"]]
+
+    def file(self, i: int, kind: str) -> Path | None:
+        """The file of a view's `image`, `camera`, `depth` or `mask`."""
+        relative = self.manifest["views"][i][kind]
+        return None if relative is None else self.folder / relative
+
+    @cached_property
+    def cameras(self) -> list[tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"], float, float]]:
+        """(K, cam_from_world, first depth, last depth) of every view."""
+        return [read_cam(self.folder / view["camera"]) for view in self.manifest["views"]]

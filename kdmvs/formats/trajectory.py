@@ -1,0 +1,104 @@
+"""Trajectories of Tanks and Temples: <Scene>.log, a pose per image, and <Scene>_trans.txt, the measured cloud's frame.
+
+A pose has five lines, three whole numbers (index of the image, of its source or -1, 0) and the camera-to-world matrix
+(evaluation.md 4.2). An image that was not registered has the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from kdmvs.errors import FormatError
+from kdmvs.formats.atomic import replacing
+from kdmvs.formats.text import lines, numbers
+
+LINES = 5
+LARGEST_INDEX = 10**9
+LARGEST_SCALE = 1e9
+ROTATION_TOLERANCE = 1e-3
+"""Largest entry of R R^T - 1."""
+
+
+@dataclass(frozen=True)
+class LoggedPose:
+    """Where the camera of image `index` was: x right, y down, z forward."""
+
+    index: int
+    world_from_cam: Float64[np.ndarray, "4 4"]
+    source: int = -1
+
+
+def read_trajectory(path: Path) -> list[LoggedPose]:
+    """Read the poses of a .log file, in its order.
+
+    Raises:
+        FormatError: no such file, lines that are no poses, no rotation, an index that is there twice.
+    """
+    found = lines(path, "a trajectory (.log)")
+    if not found or len(found) % LINES:
+        raise FormatError(f"{path}: expected {LINES} lines per image, found {len(found)} lines")
+    poses: dict[int, LoggedPose] = {}
+    for k in range(0, len(found), LINES):
+        number, text = found[k]
+        where = f"{path} line {number}"
+        index, source, _ = numbers(where, text, 3).tolist()
+        whole = index.is_integer() and source.is_integer()
+        if not (whole and 0 <= index <= LARGEST_INDEX and -1 <= source <= LARGEST_INDEX):
+            raise FormatError(f"{where}: expected the numbers of an image and its source, found {index:g} {source:g}")
+        if int(index) in poses:
+            raise FormatError(f"{where}: image {index:g} is there twice")
+        matrix = np.stack([numbers(f"{path} line {line}", row, 4) for line, row in found[k + 1 : k + LINES]])
+        if abs(_similarity(where, matrix) - 1) > ROTATION_TOLERANCE:
+            raise FormatError(f"{where}: expected a camera-to-world matrix with a rotation, found one that scales")
+        poses[int(index)] = LoggedPose(int(index), matrix, int(source))
+    return list(poses.values())
+
+
+def write_trajectory(path: Path, poses: Sequence[LoggedPose]) -> None:
+    """Write poses as a .log file."""
+    rows = []
+    for pose in poses:
+        rows.append(f"{pose.index} {pose.source} 0")
+        rows += [" ".join(repr(float(value)) for value in row) for row in pose.world_from_cam]
+    with replacing(path) as part:
+        part.write_text("\n".join(rows) + "\n", encoding="ascii")
+
+
+def read_alignment(path: Path) -> Float64[np.ndarray, "4 4"]:
+    """Read a _trans.txt: the similarity that maps the frame of the .log to that of the measured cloud.
+
+    Raises:
+        FormatError: no such file, or not the four rows of a similarity (a rotation, a scale and a translation).
+    """
+    found = lines(path, "an alignment (_trans.txt)")
+    if len(found) != 4:
+        raise FormatError(f"{path}: expected the 4 rows of a matrix, found {len(found)} lines")
+    matrix = np.stack([numbers(f"{path} line {number}", text, 4) for number, text in found])
+    _similarity(str(path), matrix)
+    return matrix
+
+
+def _similarity(where: str, matrix: Float64[np.ndarray, "4 4"]) -> float:
+    """The scale of a similarity.
+
+    Raises:
+        FormatError: the matrix is none.
+    """
+    with np.errstate(all="ignore"):
+        scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
+        rotation = matrix[:3, :3] / scale
+        error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
+    if not (
+        1 / LARGEST_SCALE < scale < LARGEST_SCALE
+        and error <= ROTATION_TOLERANCE
+        and np.array_equal(matrix[3], [0, 0, 0, 1])
+    ):
+        raise FormatError(
+            f"{where}: expected a rotation, a scale and a translation over 0 0 0 1, found one {error:g} off"
+        )
+    return scale

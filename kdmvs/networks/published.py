@@ -1,0 +1,139 @@
+"""Checkpoints that others have published: of which network they are, told by the names and shapes of their entries.
+
+CasMVSNet (cascade-stereo), MVSNet (MVSNet_pytorch), teacher and students of KD-MVS; shared/spec/networks.md 6.1 to 6.3
+and the lists of entries beside it. Entries that no forward pass here has are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdmvs.errors import FormatError
+
+CONTAINERS = ("model", "state_dict", "model_state_dict")
+"""Where a checkpoint holds its entries, if not at the top."""
+
+LEFT_OUT = {
+    "var_regression.": "the UncertaintyNets of a KD-MVS teacher",
+    "refine_network.": "a refinement network",
+}
+"""Entries that no forward pass here has, and what they are."""
+
+MOST_CHANNELS = 1024
+"""Base channels above this are no network of this kind, and one would not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that was recognised.
+
+    `title` is its name in words, `network` the name and arguments for `kdmvs.networks.table.build`, `tensors` its
+    entries under the names of that network, `notes` what was left out or filled in, a sentence each.
+    """
+
+    title: str
+    network: dict[str, Any]
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def recognise(content: Mapping[Any, Any], where: str) -> Published:
+    """The network of a checkpoint and its entries, without `module.` before their names.
+
+    Whether entries are missing or unknown is not looked at here: loading is strict, and says it.
+
+    Raises:
+        FormatError: entries that are no finite tensors, or those of no network known here.
+    """
+    tensors, notes = entries(content, where), []
+    for prefix, what in LEFT_OUT.items():
+        names = [name for name in tensors if name.startswith(prefix)]
+        if names:
+            notes.append(f"{len(names)} entries `{prefix}*` were left out: {what}, which depth does not need")
+    kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(LEFT_OUT))}
+    counters = [
+        f"{name.removesuffix('running_var')}num_batches_tracked" for name in kept if name.endswith("running_var")
+    ]
+    missing = [name for name in counters if name not in kept]
+    if missing:  # torch before 0.4.1 did not count batches; nothing here reads the number
+        notes.append(f"{len(missing)} entries `num_batches_tracked` were not there and are 0: saved by an old PyTorch")
+        kept |= {name: torch.tensor(0) for name in missing}
+    if "feature.conv0.0.conv.weight" in kept:
+        student = "cost_regularization.0.convini.conv.weight" in kept
+        teacher = any(name.startswith("var_regression.") for name in tensors)
+        title = "a student of KD-MVS" if student else "a teacher of KD-MVS" if teacher else "CasMVSNet"
+        network: dict[str, Any] = {
+            "name": "casmvsnet",
+            "hypotheses": (48, 32, 8),
+            "interval_ratios": (4.0, 1.0, 0.5) if student or teacher else (4.0, 2.0, 1.0),
+            "base_planes": 192,
+            "feature_channels": _width(kept, "feature.conv0.0.conv.weight", 0, where),
+            "regulariser_channels": tuple(
+                _width(kept, f"cost_regularization.{level}.prob.weight", 1, where) for level in range(3)
+            ),
+            "extra_convolution": student,
+            "read_out": "winner" if student else "expectation",
+        }
+    elif "feature.conv0.conv.weight" in kept:
+        title = "MVSNet"
+        network = {
+            "name": "mvsnet",
+            "hypotheses": 192,
+            "feature_channels": _width(kept, "feature.conv0.conv.weight", 0, where),
+            "regulariser_channels": _width(kept, "cost_regularization.prob.weight", 1, where),
+            "read_out": "expectation",
+        }
+    else:
+        found = ", ".join(list(tensors)[:3])
+        raise FormatError(
+            f"{where}: expected the entries of CasMVSNet, MVSNet, or a KD-MVS teacher or student, found "
+            f"{len(tensors)} others ({found}, ...); docs/weights-and-depth.md says what can be imported"
+        )
+    return Published(title, network, kept, tuple(notes))
+
+
+def entries(content: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    """All entries of a checkpoint by name, without `module.`, as float32 where they are fractions.
+
+    Raises:
+        FormatError: none, or one that is no tensor or not finite.
+    """
+    inner: Any = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    found: dict[str, Tensor] = {}
+    for key, value in inner.items():
+        name = str(key)
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            kind = type(value).__name__
+            raise FormatError(
+                f"{where}: expected tensors under model, state_dict or at the top, found {kind} at {name[:60]}"
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise FormatError(f"{where}: expected whole tensors, found {name[:60]} larger than what is stored of it")
+        if value.is_floating_point():
+            value = value.float()
+            if not torch.isfinite(value).all():
+                raise FormatError(
+                    f"{where}: expected finite numbers, found nan or inf in {name[:60]}; take another one"
+                )
+        if name in found:
+            raise FormatError(f"{where}: expected every entry once, found {name[:60]} with and without `module.`")
+        found[name] = value
+    if not found:
+        raise FormatError(f"{where}: expected the entries of a network, found none")
+    return found
+
+
+def _width(tensors: Mapping[str, Tensor], name: str, axis: int, where: str) -> int:
+    """The channels that an entry says."""
+    shape = tuple(tensors[name].shape) if name in tensors else ()
+    if len(shape) < 4 or not 1 <= shape[axis] <= MOST_CHANNELS:
+        found = f"shape {shape}" if name in tensors else "none"
+        raise FormatError(f"{where}: expected the weights of a convolution at {name}, found {found}")
+    return int(shape[axis])

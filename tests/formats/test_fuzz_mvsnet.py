@@ -1,0 +1,88 @@
+"""Damaged cam.txt, pair.txt, PFM and image files are read or refused in one line; nothing else comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdmvs.formats.cam import read_cam, write_cam
+from kdmvs.formats.image import header, read_image, read_mask
+from kdmvs.formats.pair import read_pair, write_pair
+from kdmvs.formats.pfm import read_pfm, write_pfm
+from tests.mutations import damaged, fuzzed, parses_or_says_why
+
+CAM = b"extrinsic\n0.36 0.48 -0.8 10.5\n-0.8 0.6 0 -20\n0.48 0.64 0.6 600\n0 0 0 1\n\n" + (
+    b"intrinsic\n2892.33 0 823.205\n0 2883.18 619.071\n0 0 1\n\n425 2.5 192 902.5\n"
+)
+PAIR = b"3\n0\n2 1 95.5 2 3.25\n1\n1 0 95.5\n7\n0\n"
+PFM = b"Pf\n5 4\n-1.0\n" + np.linspace(0, 9, 20, dtype="<f4").tobytes()
+PHOTO = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
+IMAGES = {suffix: cv2.imencode(f".{suffix}", PHOTO)[1].tobytes() for suffix in ("png", "jpg", "tif", "bmp", "webp")}
+
+
+@fuzzed
+@given(data=st.one_of(damaged(CAM), st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode())))
+def test_a_camera_is_usable_or_refused(tmp_path: Path, data: bytes) -> None:
+    found = parses_or_says_why(read_cam, tmp_path / "cam.txt", data)
+    if found is not None:
+        K, cam_from_world, low, high = found
+        assert np.isfinite(K).all() and np.isfinite(cam_from_world).all() and np.isfinite(high)
+        assert K[0, 0] > 0 and K[1, 1] > 0
+        assert 0 < low < high
+        np.testing.assert_allclose(cam_from_world[:3, :3] @ cam_from_world[:3, :3].T, np.eye(3), atol=1.1e-3)
+
+
+@fuzzed
+@given(
+    data=st.one_of(damaged(PAIR), st.binary(max_size=200), st.text("0123456789 \n\r.x-", max_size=80).map(str.encode))
+)
+def test_neighbours_are_read_or_refused(tmp_path: Path, data: bytes) -> None:
+    found = parses_or_says_why(read_pair, tmp_path / "pair.txt", data)
+    if found is not None:
+        assert all(np.isfinite(score) and j != i for i, entries in found.items() for j, score in entries)
+
+
+@fuzzed
+@given(data=st.one_of(damaged(PFM), st.binary(max_size=200)))
+def test_a_map_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
+    found = parses_or_says_why(read_pfm, tmp_path / "map.pfm", data)
+    assert found is None or found.nbytes <= len(data)
+
+
+@pytest.mark.parametrize("suffix", IMAGES)
+@fuzzed
+@given(data=st.data())
+def test_an_image_is_read_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    content = data.draw(
+        st.one_of(damaged(IMAGES[suffix]), st.binary(max_size=64).map(lambda b: IMAGES[suffix][:16] + b))
+    )
+    path = tmp_path / f"photo.{suffix}"
+    said = parses_or_says_why(header, path, content)
+    found = parses_or_says_why(read_image, path, content)
+    if found is not None:
+        assert said is not None
+        assert found.shape == (*said.size, 3)
+    parses_or_says_why(read_mask, path, content)
+
+
+def test_windows_line_ends_a_byte_order_mark_and_odd_names_change_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "Möbel im Büro"
+    folder.mkdir()
+    write_cam(folder / "1.txt", np.diag([2.0, 3, 1]), np.eye(4), 1.5, 9.25)
+    write_pair(folder / "2.txt", {0: [(1, 2.5)], 1: []})
+    write_pfm(folder / "3.pfm", np.arange(6, dtype=np.float32).reshape(2, 3))
+    for name, read in (("1.txt", read_cam), ("2.txt", read_pair)):
+        plain = read(folder / name)
+        (folder / "windows.txt").write_bytes(
+            b"\xef\xbb\xbf" + (folder / name).read_bytes().replace(b"\n", b"\r\n") + b"  \r\n\r\n"
+        )
+        found = read(folder / "windows.txt")
+        assert all(np.array_equal(one, other) for one, other in zip(plain, found, strict=True))
+    data = (folder / "3.pfm").read_bytes()
+    (folder / "windows.pfm").write_bytes(data[:12].replace(b"\n", b"\r\n") + data[12:])
+    np.testing.assert_array_equal(read_pfm(folder / "windows.pfm"), read_pfm(folder / "3.pfm"))

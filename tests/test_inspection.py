@@ -1,0 +1,60 @@
+"""`kdmvs inspect`: prepared or not, a table, sentences, a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdmvs import cli
+from kdmvs.formats.image import read_image
+from tests.datasets.test_calibrated import write_strecha
+
+
+def test_a_prepared_scan_is_shown_with_its_warnings_and_its_picture(
+    tmp_path: Path, plane_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "pictures" / "plane.png"
+    assert cli.main(["inspect", str(plane_folder), "--out", str(picture)]) == 0
+    shown = capsys.readouterr().out
+    assert "4 of 64 x 96 (height x width), 2 lights" in shown
+    assert "450 to 453 (median 451.5) to 850 mm" in shown
+    assert "warning: View 3 without neighbours" in shown
+    assert read_image(picture).std() > 10
+
+
+def test_a_folder_that_is_not_prepared_is_prepared_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_strecha(tmp_path / "my kitchen")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["inspect", str(tmp_path / "my kitchen"), "--pairs", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "my kitchen" in shown
+    assert "3 of 64 x 96 (height x width)" in shown
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere"], "kdmvs inspect: nowhere: expected a scan's folder"),
+        (["."], "kdmvs inspect: "),
+        (["nowhere", "--pairs", "-1"], "kdmvs inspect: --pairs: expected 0 or more, found -1"),
+    ],
+)
+def test_what_cannot_be_inspected_is_said_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["inspect", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(expected)
+    assert message.count("\n") == 1
+
+
+def test_help_lists_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "inspect    Print what is in a scan" in capsys.readouterr().out
