@@ -173,4 +173,5 @@ def test_photographs_with_a_sensor_warp_onto_each_other_by_their_depth(tmp_path:
 def test_the_layout_is_recognised(tmp_path: Path) -> None:
     assert recognised(write_source(tmp_path)) == "mvsnet"
     with pytest.raises(DataError, match=r"none of them; set dataset\.kind"):
-        recognised(tmp_path / "plane" / "images")
+        recognised(tmp_path / "plane" / "cams")
+    assert recognised(tmp_path / "plane" / "images") == "photographs"
