@@ -234,7 +234,7 @@ def _write_pictures(
         target.parent.mkdir(parents=True, exist_ok=True)
         image = read_image(photograph.path)  # also where it is only linked: COLMAP passes over what it cannot read
         if window.unchanged and photograph.orientation == 1:
-            target.symlink_to(photograph.path.resolve())
+            target.symlink_to(os.path.relpath(photograph.path.resolve(), target.parent.resolve()))
         else:
             _write_picture(target, window.image(turned(image, photograph.turn)))
         shared.setdefault((window.size, "" if single_camera else photograph.lens), []).append(photograph)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from kdmvs.datasets.colmap import read, recognises
+from kdmvs.datasets.conversion import convert
 from kdmvs.datasets.lenses import OpenCVLens
 from kdmvs.datasets.source import SourceScan, SourceView
 from kdmvs.errors import DataError, FormatError, KdmvsError
 from kdmvs.formats.cam import read_cam
 from kdmvs.formats.colmap import ColmapImage, ColmapModel, read_model, write_text_model
 from kdmvs.formats.image import read_image, write_image, write_mask
+from kdmvs.scans import Scan
 from tests.colmap_models import NAMES, SIZE, small_model, write_binary_model
 from tests.views import camera
 
@@ -102,6 +104,18 @@ def test_cameras_agree_with_matches_of_the_photographs(
     assert np.median(epipolar_px(one, other, at, at2)) < most_px
     swapped = replace(other, cam_from_world=source.views[pair[1] + 1].cam_from_world)
     assert np.median(epipolar_px(one, swapped, at, at2)) > 3 * most_px, "the pose of the next view does not fit"
+
+
+def test_a_lens_is_taken_away_and_what_is_left_is_a_pinhole_that_the_matches_agree_with(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    convert(read(shared_data / "native", FOX), tmp_path, name="fox", image_size=(768, 416))
+    scan = Scan.open(tmp_path)
+    cameras = [(i, scan.camera(i).K.double().numpy(), scan.camera(i).cam_from_world.double().numpy()) for i in (0, 3)]
+    one, other = (SourceView(tmp_path / f"images/{i:08d}.png", K, pose) for i, K, pose in cameras)
+    at, at2 = sift_matches(read_image(one.image), read_image(other.image))
+    assert len(at) > 80
+    assert np.median(epipolar_px(one, other, at, at2)) < 0.5
 
 
 def test_one_scene_through_two_doors_has_the_same_cameras(shared_data: Path) -> None:

@@ -174,3 +174,4 @@ def test_the_layout_is_recognised(tmp_path: Path) -> None:
     assert recognised(write_source(tmp_path)) == "mvsnet"
     with pytest.raises(DataError, match=r"none of them; set dataset\.kind"):
         recognised(tmp_path / "plane" / "cams")
+    assert recognised(tmp_path / "plane" / "images") == "photographs"

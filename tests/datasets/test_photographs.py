@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,8 +22,8 @@ from kdmvs.datasets.structure_from_motion import SharedCamera
 from kdmvs.datasets.window import turned
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import read_cam
-from kdmvs.formats.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_text_model
-from kdmvs.formats.image import read_image, write_mask
+from kdmvs.formats.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, read_model, write_text_model
+from kdmvs.formats.image import read_image, read_mask, write_mask
 from kdmvs.view_selection import centres
 from tests.views import camera
 
@@ -105,6 +107,21 @@ def test_a_photograph_that_needs_no_change_is_linked(tmp_path: Path, reconstruct
     read(tmp_path, "scan")
     linked = tmp_path / "scan_sfm" / "images" / "IMG 0.jpg"
     assert linked.is_symlink() and linked.resolve() == (folder / "IMG 0.jpg").resolve()
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("scan", "scan_sfm"):
+        (tmp_path / name).rename(moved / name)
+    assert len(read(moved, "scan").views) == 5 and reconstruction.runs == 1
+
+
+def test_where_nothing_can_be_written_beside_the_photographs_the_reconstruction_is_not_kept(
+    tmp_path: Path, reconstruction: Reconstruction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_scan(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    source = read(tmp_path, "scan")
+    assert [view.image for view in source.views] == [folder / f"IMG {k}.jpg" for k in range(5)]
+    assert [path.name for path in tmp_path.iterdir()] == ["scan"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -295,30 +312,33 @@ def camera_errors(source: SourceScan, folder: Path) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize(
-    ("scene", "views", "most_deg", "most_share"),
+    ("scene", "settings", "most_deg", "most_share"),
     [
-        ("strecha_fountain11", range(3, 8), 0.3, 0.03),
-        (
-            "dtu_scan37",
-            range(0, 5),
-            1.5,
-            0.05,
-        ),  # the focal length is 5 % off: 34 degrees of a flat thing, from far away
-        ("monstree", range(0, 5), 0.3, 0.03),
+        ("strecha_fountain11", {}, 0.3, 0.03),
+        ("monstree", {"exhaustive_up_to": 2}, 0.3, 0.03),  # matched in the order of names
+        # The focal length is 5 % off: 34 degrees of a flat thing, from far away, of which the masks show half.
+        ("dtu_scan37", {"masked_features": True}, 1.5, 0.1),
     ],
 )
 def test_cameras_of_real_scenes_are_found_from_their_photographs_alone(
-    tmp_path: Path, shared_data: Path, scene: str, views: Sequence[int], most_deg: float, most_share: float
+    tmp_path: Path, shared_data: Path, scene: str, settings: dict[str, Any], most_deg: float, most_share: float
 ) -> None:
     pytest.importorskip("pycolmap", reason="pip install 'kdmvs[photos]'")
-    (tmp_path / "scan").mkdir()
-    for k in views:
+    (tmp_path / "scan" / "masks").mkdir(parents=True)
+    for k in range(3, 8) if scene == "strecha_fountain11" else range(5):
         shutil.copy(shared_data / scene / "images" / f"{k:08d}.jpg", tmp_path / "scan")
-    source = read(tmp_path, "scan", features=1500)
-    assert len(source.views) == len(views)
+        if settings.get("masked_features"):
+            shutil.copy(shared_data / scene / "masks" / f"{k:08d}.png", tmp_path / "scan" / "masks")
+    source = read(tmp_path, "scan", features=1500, **settings)
+    assert len(source.views) == 5
     rotation, centre = camera_errors(source, shared_data / scene)
     assert rotation.max() < most_deg
     assert centre.max() < most_share
+    for image in read_model(tmp_path / "scan_sfm" / "sparse" / "0").images.values():
+        mask = next((view.mask for view in source.views if view.name == image.name), None)
+        if mask is not None:
+            u, v = np.floor(image.keypoints).astype(int).T
+            assert read_mask(mask)[v, u].all(), "features are looked for on the masks only"
 
 
 def test_photographs_that_do_not_match_end_in_one_line_of_advice(tmp_path: Path) -> None:

@@ -165,6 +165,17 @@ def test_an_image_line_without_its_second_line_is_refused(tmp_path: Path) -> Non
         read_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("write", "where"), [(write_binary_model, "name in UTF-8"), (write_text_model, "text in UTF-8")]
+)
+def test_names_in_another_encoding_than_utf8_are_refused(tmp_path: Path, write: Write, where: str) -> None:
+    write(tmp_path, small_model())
+    path = tmp_path / f"images{model_suffix(tmp_path)}"
+    path.write_bytes(path.read_bytes().replace("ö".encode(), "ö".encode("latin-1")))
+    with pytest.raises(FormatError, match=rf"byte \d+: expected (a )?{where}"):
+        read_model(tmp_path)
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_binary_file_cut_anywhere_is_refused(tmp_path: Path, file: str) -> None:
     write_binary_model(tmp_path, small_model(NAMES[:2]))
