@@ -67,7 +67,7 @@ def test_a_good_scan_is_not_complained_of() -> None:
         (of_view_3(points_in_range=0.4), r"View 3 with less than 80% of the sparse points .* \(least 40%\)"),
         (of_view_3(measured_in_range=0.4), "View 3 with less than 80% of the measured depth"),
         (of_all(depth_range=(0.1, 9.0)), r"8 views \(0, 1, 2, 3, 4, \.\.\.\) with a depth range that ends"),
-        (of_view_3(brightness=0.1), "View 3 more than 1.6 times brighter or darker"),
+        (of_view_3(brightness=0.1), "View 3 more than 2 times brighter or darker"),
         (of_view_3(mask=0.0), "View 3 almost wholly masked out"),
     ],
 )
