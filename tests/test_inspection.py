@@ -18,7 +18,7 @@ def test_a_prepared_scan_is_shown_with_its_warnings_and_its_picture(
     assert cli.main(["inspect", str(plane_folder), "--out", str(picture)]) == 0
     shown = capsys.readouterr().out
     assert "4 of 64 x 96 (height x width), 2 lights" in shown
-    assert "450 to 453 (median 451.5) to 850 mm" in shown
+    assert "450 to 453 (median 451.5) mm" in shown
     assert "warning: View 3 without neighbours" in shown
     assert read_image(picture).std() > 10
 

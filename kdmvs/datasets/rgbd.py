@@ -218,10 +218,10 @@ def _seven_scenes(folder: Path) -> Layout:
         depth = path.with_name(f"{stem}.depth.png")
         name = image.relative_to(folder).as_posix()
         frames.append(Frame(name, image, depth if depth.is_file() else None, read_pose(path)))
-    stated = next((p for p in (folder, folder.parent) if (p / "camera-intrinsics.txt").is_file()), None)
-    depth_K = _matrix(KINECT_DEPTH) if stated is None else read_matrix(stated / "camera-intrinsics.txt", 3)
-    if stated is not None:
-        check_focal(str(stated / "camera-intrinsics.txt"), depth_K)
+    stated, depth_K = folder / "camera-intrinsics.txt", _matrix(KINECT_DEPTH)
+    if stated.is_file():
+        depth_K = read_matrix(stated, 3)
+        check_focal(str(stated), depth_K)
     notes = [
         "7-Scenes does not calibrate the colour camera: the usual Kinect's is taken; see dataset.color_camera and "
         "dataset.color_from_depth."

@@ -41,7 +41,7 @@ def draw_overview(scan: Scan, path: Path) -> None:
 
 
 def overview_figure(scan: Scan) -> Figure:
-    """Cameras as frusta, points, the depth range of each view with the percentiles of what it has seen.
+    """Cameras as frusta with a dot at the centre, points, and each view's depth range with percentiles of what it sees.
 
     "Above" is where the photographs' upper edges point to on average. Where a scan has no sparse points, the bars show
     its measured depth, and nothing where it has none.
@@ -147,6 +147,7 @@ def _draw_scene(
     axes.scatter(points[:, 0], points[:, 1], s=0.4, c=POINT, linewidths=0, alpha=0.5, rasterized=True)
     path = [0, 1, 2, 0, 3, 4, 0, 1, 4, 3, 2]
     axes.add_collection(LineCollection(list(frusta[:, path]), colors=list(colors), linewidths=0.9))
+    axes.scatter(frusta[:, 0, 0], frusta[:, 0, 1], s=9, c=colors, linewidths=0)
     for i, centre in enumerate(frusta[:, 0] if len(frusta) <= NAMED else []):
         axes.annotate(str(i), centre, fontsize=6.5, color=colors[i], xytext=(2, 2), textcoords="offset points")
     corners = frusta.reshape(-1, 2)

@@ -50,7 +50,8 @@ def read_idr(path: Path) -> dict[int, IdrCamera]:
 
     Convention: world_mat_i is K [R t] in the data set's unit, known up to a factor; scale_mat_i maps the unit sphere to
     the one around the object and is not applied to poses. Pixels are those of the calibration that K came from
-    (DTU's toolbox: MATLAB), which the file does not tell; K is passed on as written, centre of the first pixel (0, 0).
+    (DTU's toolbox: MATLAB), which the file does not tell; K is passed on as written, centre of the first pixel (0, 0),
+    as the MVSNet release of DTU has it; matches cannot tell (+- 0.3 px at half the size).
     Source: IDR (Yariv et al. 2020), its page on data; NeuS (Wang et al. 2021) writes the same.
 
     Raises:

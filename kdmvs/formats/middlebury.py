@@ -32,7 +32,8 @@ def read_par(path: Path) -> list[ParLine]:
     """Read a *_par.txt, in the file's order.
 
     Convention: x = K [R t] X, image origin "top-left"; the benchmark's README does not say whether that is the corner
-    or the centre of the first pixel. Its centre is taken to be (0, 0), so K is passed on as written.
+    or the centre of the first pixel. Its centre is taken to be (0, 0), so K is passed on as written; matches cannot
+    tell (+- 2.5 px along, the lens is a telephoto), so neither can half a pixel matter to them.
     Source: README.txt of the benchmark (Seitz et al., CVPR 2006).
 
     Raises:

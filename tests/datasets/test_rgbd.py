@@ -150,13 +150,14 @@ def test_the_nearer_surface_hides_the_farther_where_depth_is_carried() -> None:
 
 
 def test_a_lens_bends_carried_depth_as_it_bends_the_photograph() -> None:
-    lens = OpenCVLens(0.2)
+    lens = OpenCVLens(1.0)
     sensor = rgbd.Sensor(COLOR, COLOR, np.eye(4), lens, 1.0)
     depth = np.zeros((HEIGHT, WIDTH), np.float32)
     depth[20, 30] = 5.0
     place = lens.distort(np.array([[(30 - 62) / 120, (20 - 49) / 118]])) @ COLOR[:2, :2] + COLOR[:2, 2]
     v, u = np.argwhere(rgbd.carried(depth, sensor, (HEIGHT, WIDTH)))[0]
     assert np.abs(np.array([u, v]) * 2 - place[0]).max() <= 1
+    assert np.abs(np.array([30, 20]) - place[0]).max() > 3, "without the lens"
 
 
 def test_known_cameras_are_taken_by_name_and_others_must_be_given(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_the_fountain_by_its_camera_files_and_as_an_mvsnet_scene(tmp_path: Path,
 
 @pytest.mark.parametrize("model", ["sparse/0", "sparse_text"])
 def test_the_fountain_by_its_camera_files_and_as_a_colmap_model(shared_data: Path, model: str) -> None:
+    """Not to 1e-4 px: .camera files round rotations to six digits, and the nearest true rotation is 1e-3 px away."""
     colmap = pytest.importorskip("kdmvs.formats.colmap")
     read = colmap.read_model(shared_data / "native/colmap_pinhole_fountain" / model)
     found = 0
@@ -84,7 +85,9 @@ def test_the_fountain_by_its_camera_files_and_as_a_colmap_model(shared_data: Pat
         fx, fy, cx, cy = read.cameras[image.camera].parameters
         K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
         own = resized((full.K, full.cam_from_world), 0.25)
-        assert apart_px(own, (K, image.cam_from_world), (512, 768), (5, 12)) < 0.05  # a quaternion is a true rotation
+        assert apart_px(own, (K, image.cam_from_world), (512, 768), (5, 12)) < 2e-3, (
+            "a quaternion does not hold six digits"
+        )
         found += 1
     assert found == 3
 
