@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kdmvs.errors import DataError, FormatError
-from kdmvs.formats.cam import read_cam
+from kdmvs.formats.cam import far_origin, read_cam
 from kdmvs.formats.image import read_image, read_image_cached, read_mask
 from kdmvs.formats.manifest import read_manifest
 from kdmvs.formats.pair import read_pair
@@ -25,10 +25,6 @@ from kdmvs.geometry import project, unproject
 from kdmvs.storage import ViewsFile, open_views
 from kdmvs.types import Camera, DepthMap, PointCloud, PseudoLabel, ViewGroup
 
-FAR = 100.0
-"""Nearest depths between the world's origin and the cameras, beyond which float32 poses would move pixels: by 0.006 px
-at that distance and a focal length of 1000 px, in proportion to both."""
-
 
 class Scan:
     """One scan on disk; made by `Scan.open`. Cameras and neighbours are in memory, images are read when asked for.
@@ -36,8 +32,8 @@ class Scan:
     `size` is (height, width) of every view, `unit` the unit of all lengths, `lights` the light conditions per view.
 
     Cameras and clouds are given in the scan's frame, which is the world's where `origin` is None. Where cameras stand
-    far (`FAR`) from the world's origin, as in geographic coordinates, `origin` is the middle of the cameras, in world
-    coordinates: world = scan + origin. Files keep world coordinates.
+    far from the world's origin (`formats.cam.far_origin`), as in geographic coordinates, `origin` is the middle of the
+    cameras, in world coordinates: world = scan + origin. Files keep world coordinates.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -59,7 +55,7 @@ class Scan:
         read = [read_cam(folder / view["camera"]) for view in self._views]
         self._K = torch.tensor(np.stack([K for K, _, _, _ in read]), dtype=torch.float32)
         poses = np.stack([pose for _, pose, _, _ in read])
-        self.origin = _far_origin(poses, min(low for _, _, low, _ in read))
+        self.origin = far_origin(poses, min(low for _, _, low, _ in read))
         if self.origin is not None:
             poses[:, :3, 3] += poses[:, :3, :3] @ self.origin
         self._pose = torch.tensor(poses, dtype=torch.float32)
@@ -165,8 +161,11 @@ class Scan:
         return None if self._reference is None else read_ply(self.folder / self._reference, self.origin)
 
     def sparse(self) -> SparsePoints | None:
-        """The points of structure from motion, in scan units and the world frame; None where the scan has none."""
-        return None if self._sparse is None else read_sparse(self.folder / self._sparse, len(self))
+        """The points of structure from motion, in scan units and the scan's frame; None where the scan has none."""
+        if self._sparse is None:
+            return None
+        sparse = read_sparse(self.folder / self._sparse, len(self))
+        return sparse if self.origin is None else replace(sparse, points=sparse.points - self.origin)
 
     def _check_size(self, relative: str, found: Sequence[int]) -> None:
         if tuple(found) != self.size:
@@ -175,12 +174,6 @@ class Scan:
                 f"{self.folder / relative}: expected {self.size[0]} x {self.size[1]} (height x width) as scan.json "
                 f"says, found {size}; prepare the scan again"
             )
-
-
-def _far_origin(poses: Float64[np.ndarray, "v 4 4"], nearest: float) -> Float64[np.ndarray, " 3"] | None:
-    """The middle of the cameras, if one stands farther than `FAR` nearest depths from the world's origin."""
-    centres = np.linalg.inv(poses)[:, :3, 3]
-    return centres.mean(axis=0) if np.abs(centres).max() > FAR * nearest else None
 
 
 @dataclass(frozen=True)

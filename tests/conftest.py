@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from kdmvs.datasets.layout import writing
-from kdmvs.formats.ply import writing_ply
 from kdmvs.geometry import unproject
 from kdmvs.scans import Scan
 from kdmvs.types import PointCloud
@@ -60,10 +59,8 @@ def write_plane_scan(
             )
         points = torch.cat(clouds)[::7]
         normals = torch.nn.functional.normalize(torch.tensor([[0.12, -0.2, 1.0]]), dim=1).expand(len(points), 3)
-        out.add_reference(PointCloud(points * scale, normals, (texture(points) * 255).to(torch.uint8)))
-    if any(shift):
-        with writing_ply(folder / "reference.ply", origin=np.array(shift)) as append:
-            append(PointCloud(points * scale, normals, (texture(points) * 255).to(torch.uint8)))
+        reference = PointCloud(points * scale, normals, (texture(points) * 255).to(torch.uint8))
+        out.add_reference(reference, np.array(shift) if any(shift) else None)
     return folder / "scan.json"
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from kdmvs import storage
 from kdmvs.errors import DataError
+from kdmvs.formats.sparse import SparsePoints, write_sparse
 from kdmvs.geometry import reproject, warp_to_reference
 from kdmvs.scans import Scan, ViewGroups, collate
 from kdmvs.types import DepthMap
@@ -231,6 +232,14 @@ def test_cameras_far_from_the_worlds_origin_lose_no_digits(tmp_path: Path, scale
     torch.testing.assert_close(b, a, rtol=0, atol=1e-3)
     moved = far.camera(2).centre() + torch.from_numpy(far.origin - np.array(shift)).float()
     torch.testing.assert_close(moved, near.camera(2).centre(), rtol=1e-4, atol=1e-3 * scale)
+    points = SparsePoints(np.array([[1.0, 2.0, 3.0]]) * scale + shift, *(np.zeros(1, dtype=np.int64) for _ in range(2)))
+    write_sparse(far.folder / "sparse.npz", points)
+    far._sparse = "sparse.npz"
+    sparse = far.sparse()
+    assert sparse is not None
+    np.testing.assert_allclose(
+        sparse.points[0] + far.origin - np.array(shift), np.array([1.0, 2.0, 3.0]) * scale, atol=1e-6 * scale
+    )
     clouds = [scan.reference_cloud() for scan in (near, far)]
     assert clouds[0] is not None
     assert clouds[1] is not None

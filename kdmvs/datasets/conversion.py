@@ -23,6 +23,7 @@ from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints
 from kdmvs.datasets.triangulation import Features, features, triangulated
 from kdmvs.datasets.window import Window, turned
 from kdmvs.errors import DataError
+from kdmvs.formats.cam import far_origin
 from kdmvs.formats.image import check_whole, header, read_image, read_mask
 
 SAME_PROPORTIONS = 0.01
@@ -104,7 +105,11 @@ def convert(
         if source.reference is not None:
             from kdmvs.formats.ply import read_ply  # imports torch, which takes longer than to write a scan
 
-            out.add_reference(read_ply(source.reference) if isinstance(source.reference, Path) else source.reference())
+            if isinstance(source.reference, Path):
+                origin = far_origin(poses, min(low for low, _ in ranges))
+                out.add_reference(read_ply(source.reference, origin), origin)
+            else:
+                out.add_reference(source.reference())
 
 
 def photo_of(view: SourceView) -> Photo:

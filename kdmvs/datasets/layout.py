@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from kdmvs.errors import DataError
 from kdmvs.formats.atomic import remove, unfinished
@@ -101,12 +101,12 @@ class LayoutWriter:
         self._views.append(view)
         self._neighbours[i] = [(int(j), float(score)) for j, score in neighbours]
 
-    def add_reference(self, cloud: PointCloud) -> None:
-        """Write the reference cloud, in the scan's unit and world frame."""
+    def add_reference(self, cloud: PointCloud, origin: Float64[np.ndarray, " 3"] | None = None) -> None:
+        """Write the reference cloud, in the scan's unit and world frame; `origin`, if given, is added to its points."""
         from kdmvs.formats.ply import write_ply  # imports torch, which takes longer than to write a scan
 
         self._reference = "reference.ply"
-        write_ply(self.folder / self._reference, cloud)
+        write_ply(self.folder / self._reference, cloud, origin=origin)
 
     def add_sparse(self, sparse: SparsePoints) -> None:
         """Write the points of structure from motion, in the scan's unit and world frame."""

@@ -47,7 +47,8 @@ def to_colmap(scan: Prepared, maps: ViewsFile, cloud: PointCloud | None, points:
     """images/, masks/, sparse/*.txt, stereo/depth_maps/*.geometric.bin, where COLMAP's undistorter and stereo put them.
 
     The centre of the first pixel is (0.5, 0.5) there. The model's points are at most `points` of the cloud, evenly
-    taken, each seen by the views whose depth agrees with it; without a cloud they are the scan's own.
+    taken, each seen by the views whose depth agrees with it; without a cloud they are the scan's own. The cloud's
+    points are given from the scan's origin.
 
     Raises:
         DataError: a camera with skew.
@@ -55,7 +56,8 @@ def to_colmap(scan: Prepared, maps: ViewsFile, cloud: PointCloud | None, points:
     """
     if cloud is not None:
         chosen = np.linspace(0, len(cloud.points) - 1, min(points, len(cloud.points))).astype(np.int64)
-        sparse = _of_cloud(scan, maps, cloud.points.numpy()[chosen].astype(np.float64))
+        positions = cloud.points.numpy()[chosen].astype(np.float64)
+        sparse = _of_cloud(scan, maps, positions if scan.origin is None else positions + scan.origin)
         colors = None if cloud.colors is None else cloud.colors.numpy()[chosen]
     else:
         own = scan.manifest["sparse"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
-from kdmvs.formats.cam import read_cam
+from kdmvs.errors import FormatError
+from kdmvs.formats.cam import far_origin, read_cam
+from kdmvs.formats.image import read_mask
 from kdmvs.formats.manifest import read_manifest
 
 
@@ -57,3 +59,25 @@ class Prepared:
     def cameras(self) -> list[tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"], float, float]]:
         """(K, cam_from_world, first depth, last depth) of every view."""
         return [read_cam(self.folder / view["camera"]) for view in self.manifest["views"]]
+
+    @cached_property
+    def origin(self) -> Float64[np.ndarray, " 3"] | None:
+        """As `kdmvs.scans.Scan.origin`: from where points keep their digits in float32; None: from the world's."""
+        return far_origin(np.stack([pose for _, pose, _, _ in self.cameras]), min(low for _, _, low, _ in self.cameras))
+
+    def mask(self, i: int) -> Bool[np.ndarray, "h w"] | None:
+        """True where a pixel may be used; None where the view has no mask, and all of it may.
+
+        Raises:
+            FormatError: the file is no image, or of another size than the scan's.
+        """
+        path = self.file(i, "mask")
+        if path is None:
+            return None
+        mask = read_mask(path)
+        if mask.shape != self.size:
+            raise FormatError(
+                f"{path}: expected {self.size[0]} x {self.size[1]} (height x width) as scan.json says, found "
+                f"{mask.shape[0]} x {mask.shape[1]}; prepare the scan again"
+            )
+        return mask

@@ -65,15 +65,17 @@ def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> Poi
     )
 
 
-def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = ()) -> None:
+def write_ply(
+    path: Path, cloud: PointCloud, comments: Sequence[str] = (), origin: Float64[np.ndarray, " 3"] | None = None
+) -> None:
     """Write a cloud: x y z, nx ny nz where known (float32), red green blue where known (uint8), binary.
 
-    The comments are lines of the header, e.g. the settings that a cloud was fused with.
+    The comments are lines of the header, e.g. the settings that a cloud was fused with. `origin`: see `writing_ply`.
     """
     with replacing(path) as part, open(part, "wb") as file:
-        file.write(_header(_table(cloud, 0).dtype, len(cloud.points), comments))
+        file.write(_header(_table(cloud, 0, origin).dtype, len(cloud.points), comments))
         for start in range(0, len(cloud.points), POINTS_AT_ONCE):
-            file.write(_table(cloud, start).tobytes())
+            file.write(_table(cloud, start, origin).tobytes())
 
 
 @contextmanager

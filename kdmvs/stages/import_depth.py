@@ -11,7 +11,7 @@ from kdmvs.stages.keeping import unkept
 
 
 def run(settings: DepthMapsSettings, maps: list[Path], scan: list[Path], out: list[Path]) -> None:
-    """Write depth and confidence at the scan's size; what no map knows stays unknown (zeros).
+    """Write depth and confidence at the scan's size; zeros where no map knows it, and outside a view's mask.
 
     `maps` are folders, one per scan. Where a tool gives no confidence, it is 1 where depth is known.
 
@@ -43,6 +43,9 @@ def run(settings: DepthMapsSettings, maps: list[Path], scan: list[Path], out: li
                     depth, confidence = here[0] * np.float32(settings.scale), here[1]
                     if depth.any():
                         check_range(float(np.median(depth[depth > 0])), (first, last), views[i].depth)
+                    mask = opened.mask(i)
+                    if mask is not None:  # as `Scan.masked`
+                        depth, confidence = depth * mask, confidence * mask
                 file.write(i, depth=depth, confidence=confidence)
                 known += int((depth > 0).sum())
         without, beyond = len(opened) - len(views), len(found) - len(views)

@@ -20,8 +20,9 @@ from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.formats.ply import read_ply, write_ply
 from kdmvs.scans import Scan
 from kdmvs.stages import export, import_depth, prepare
-from kdmvs.storage import open_views
+from kdmvs.storage import create, open_views
 from tests.conftest import write_plane_scan
+from tests.views import PLANE
 
 
 @pytest.fixture
@@ -112,6 +113,21 @@ def test_the_models_points_are_seen_where_they_are_and_where_the_depth_agrees(tm
     assert seen.max() == 4
     assert (seen == 0).any()  # what no view knows the depth of
     assert len(model.points.track) == seen.sum()
+
+
+def test_a_cloud_far_from_the_worlds_origin_is_exported_with_its_digits(tmp_path):
+    shift = np.array([6.1e6, -9.3e6, 1.7e6])
+    scan = Scan.open(write_plane_scan(tmp_path / "far" / "plane", shift=tuple(shift)))
+    with create(tmp_path / "depth.h5", kind="depth", views=4, size=scan.size, attributes={"scan": "plane"}) as out:
+        for i in range(4):
+            out.write(i, depth=scan.measured_depth(i).numpy(), confidence=np.ones(scan.size, np.float32))
+    settings = ExportSettings(layout="colmap", points=500)
+    export.run(settings, scan.folder, tmp_path / "depth.h5", tmp_path / "out", scan.folder / "reference.ply")
+    points = read_model(tmp_path / "out" / "sparse").points
+    assert points is not None
+    near = points.positions - shift
+    np.testing.assert_allclose(near @ PLANE[:3], PLANE[3], atol=0.01)
+    assert len(points.track) > 500
 
 
 def test_without_a_cloud_the_models_points_are_those_of_the_scan(tmp_path, plane_folder, depth):

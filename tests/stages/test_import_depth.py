@@ -22,9 +22,16 @@ from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.scans import Scan
 from kdmvs.stages import import_depth
 from kdmvs.storage import open_views
+from tests.conftest import write_plane_scan
 from tests.views import camera, plane_depth
 
 SIZE = (64, 96)
+
+
+@pytest.fixture
+def plane_folder(tmp_path: Path) -> Path:
+    """The plane's scan without masks."""
+    return write_plane_scan(tmp_path / "photos" / "plane", masked=lambda _: None).parent
 
 
 def exact(scan: Path, i: int) -> np.ndarray:
@@ -88,6 +95,15 @@ def test_the_maps_of_every_tool_are_told_from_their_folder(tool, tmp_path, plane
     for i, (depth, confidence) in enumerate(imported(tmp_path / "maps ä", plane_folder)):
         np.testing.assert_array_equal(depth, exact(plane_folder, i))
         np.testing.assert_array_equal(confidence, np.full(SIZE, 0.25 * i if is_sure else 1, np.float32))
+
+
+def test_depth_outside_a_mask_is_not_taken_over(tmp_path, plane_original):
+    """The mask leaves out ten columns, as `Scan.masked` does after inference."""
+    as_mvsnet(tmp_path / "maps", plane_original)
+    for i, (depth, confidence) in enumerate(imported(tmp_path / "maps", plane_original)):
+        assert not depth[:, :10].any() and not confidence[:, :10].any()
+        np.testing.assert_array_equal(depth[:, 10:], exact(plane_original, i)[:, 10:])
+        assert (confidence[:, 10:] == 0.25 * i).all()
 
 
 def test_what_is_no_depth_is_unknown_and_unsure(tmp_path, plane_folder):
