@@ -102,14 +102,14 @@ def find(folder: Path, format: str, preferred: Preferred) -> dict[str, Maps]:
 def assigned(found: Mapping[str, Maps], sources: Sequence[str], match: Match, folder: Path) -> dict[int, Maps]:
     """The maps by the scan's views.
 
-    A map's name is that of a view's original photograph (`name`, suffixes and leading zeros left out), or the view's
-    own number (`number`); `auto` takes the way in which every map finds its view, names first.
+    A map's name is that of a view's original photograph (`name`; suffixes, leading zeros and, where that stays clear,
+    folders left out), or the view's own number (`number`); `auto` takes the way in which every map finds its view,
+    names first.
 
     Raises:
         DataError: no map finds a view, or `auto` cannot tell.
     """
-    numbers = {_plain(source): i for i, source in enumerate(sources)}
-    by_name = {numbers[_plain(name)]: maps for name, maps in found.items() if _plain(name) in numbers}
+    by_name = _of_same_name(found, sources)
     of_number = {int(_plain(name)): maps for name, maps in found.items() if _plain(name).isdecimal()}
     by_number = {i: maps for i, maps in of_number.items() if i < len(sources)}
     ways = {"name": by_name, "number": by_number}
@@ -129,6 +129,16 @@ def assigned(found: Mapping[str, Maps], sources: Sequence[str], match: Match, fo
             f"{', '.join(list(found)[:3])}, ..."
         )
     return ways[match]
+
+
+def _of_same_name(found: Mapping[str, Maps], sources: Sequence[str]) -> dict[int, Maps]:
+    """The maps by the view whose photograph has their name, or its last part; a name of two views or maps is nobody's."""
+    views: dict[int, Maps] = {}
+    for short in (True, False):  # whole names are the better reason, and come last
+        theirs, ours = ([_plain(name, short) for name in names] for names in (found, sources))
+        once = {name for name in ours if ours.count(name) == 1} & {name for name in theirs if theirs.count(name) == 1}
+        views |= {ours.index(name): maps for name, maps in zip(theirs, found.values(), strict=True) if name in once}
+    return views
 
 
 def at_pixels(
@@ -317,8 +327,9 @@ def _intrinsics(camera: MapCamera, shape: tuple[int, int]) -> Float64[np.ndarray
     return camera.K if all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places) else None
 
 
-def _plain(name: str) -> str:
-    """A view's name without the suffix of an image and leading zeros."""
+def _plain(name: str, short: bool = False) -> str:
+    """A view's name without the suffix of an image and leading zeros; if `short`, without its folders."""
+    name = name.rpartition("/")[2] if short else name
     stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
     return str(int(stem)) if stem.isdecimal() else stem
 

@@ -137,6 +137,17 @@ def test_maps_with_the_ids_of_the_photographs_find_their_views(tmp_path, plane_f
         imported(tmp_path / "maps", plane_folder, match="number")
 
 
+def test_maps_in_folders_of_several_cameras_find_their_views_unless_two_share_a_name(tmp_path, plane_folder):
+    renamed_sources(plane_folder, ["left_0.png", "right_0.png", "left_1.png", "right_1.png"])
+    names = ["left/left_0", "right/right_0", "left/left_1", "right/right_1"]
+    for i, name in enumerate(names):
+        write_colmap_map(tmp_path / f"maps/stereo/depth_maps/{name}.png.geometric.bin", exact(plane_folder, i))
+    for i, (depth, _) in enumerate(imported(tmp_path / "maps", plane_folder)):
+        np.testing.assert_array_equal(depth, exact(plane_folder, i))
+    renamed_sources(plane_folder, ["left_0.png", "left_0.png", "left_1.png", "right_1.png"])
+    assert [bool(depth.any()) for depth, _ in imported(tmp_path / "maps", plane_folder)] == [False, False, True, True]
+
+
 def test_maps_of_neither_way_are_refused_with_examples(tmp_path, plane_folder):
     write_pfm(tmp_path / "maps/depth_est/00000002.pfm", exact(plane_folder, 2))
     write_pfm(tmp_path / "maps/depth_est/00000011.pfm", exact(plane_folder, 2))
