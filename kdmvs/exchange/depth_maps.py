@@ -31,7 +31,11 @@ DMB_NAMES = ("depths_geom.dmb", "depths.dmb", "disp.dmb")
 RUN_NUMBER = re.compile(r"2333_+")
 """What gipuma and ACMM put before a view's name."""
 CENTRAL_SHARE = (0.1, 0.9)
-"""Where the principal point of a map's own camera lies, as a share of the map's side."""
+"""Where the principal point of a map's own camera lies in one axis, as a share of the side."""
+BOTH_CENTRAL_SHARE = (1 / 3, 2 / 3)
+"""In at least one axis it lies here."""
+STRIDES = (1, 2, 4, 8)
+"""A map may keep every so many pixels of the image that the camera beside it is of."""
 PLACES = 3
 """Digits of a pixel that count: what lies between two pixels must not follow the rounding of a camera's numbers."""
 SCALE_TOLERANCE = 0.01
@@ -132,7 +136,7 @@ def assigned(found: Mapping[str, Maps], sources: Sequence[str], match: Match, fo
 
 
 def _of_same_name(found: Mapping[str, Maps], sources: Sequence[str]) -> dict[int, Maps]:
-    """The maps by the view whose photograph has their name, or its last part; a name of two views or maps is nobody's."""
+    """The maps by the view whose photograph has their name, or its last part; a name of two is nobody's."""
     views: dict[int, Maps] = {}
     for short in (True, False):  # whole names are the better reason, and come last
         theirs, ours = ([_plain(name, short) for name in names] for names in (found, sources))
@@ -318,13 +322,21 @@ def _nearest(
 
 
 def _intrinsics(camera: MapCamera, shape: tuple[int, int]) -> Float64[np.ndarray, "3 3"] | None:
-    """K of a map's own pixels; None where a camera that does not say its size cannot be of this map."""
+    """K of a map's own pixels; None where a camera that does not say its size cannot be of this map.
+
+    Such a camera is of the map's pixels or, where its principal point lies far beyond, of an image of which the map has
+    every second, fourth or eighth pixel.
+    """
     if camera.size is not None:
         scale_v, scale_u = shape[0] / camera.size[0], shape[1] / camera.size[1]
         shift = np.array([[scale_u, 0, 0.5 * scale_u - 0.5], [0, scale_v, 0.5 * scale_v - 0.5], [0, 0, 1]])
         return shift @ camera.K
-    places = ((camera.K[1, 2] + 0.5) / shape[0], (camera.K[0, 2] + 0.5) / shape[1])
-    return camera.K if all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places) else None
+    for stride in STRIDES:
+        places = [(camera.K[row, 2] + 0.5) / (stride * shape[axis]) for axis, row in ((0, 1), (1, 0))]
+        inside = all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places)
+        if inside and any(BOTH_CENTRAL_SHARE[0] <= place <= BOTH_CENTRAL_SHARE[1] for place in places):
+            return np.diag([1 / stride, 1 / stride, 1.0]) @ camera.K
+    return None
 
 
 def _plain(name: str, short: bool = False) -> str:

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from kdmvs import cli
-from kdmvs.config import DepthMapsSettings
+from kdmvs.config import DepthMapsSettings, MvsnetSettings
 from kdmvs.datasets.window import Window
 from kdmvs.errors import DataError, KdmvsError
 from kdmvs.formats.cam import read_cam, write_cam
 from kdmvs.formats.colmap import ColmapCamera, ColmapImage, ColmapModel, write_text_model
 from kdmvs.formats.colmap_map import write_colmap_map
 from kdmvs.formats.dmb import write_dmb
+from kdmvs.formats.pair import write_pair
 from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.scans import Scan
-from kdmvs.stages import import_depth
+from kdmvs.stages import import_depth, prepare
 from kdmvs.storage import open_views
 from tests.views import camera, plane_depth
 
@@ -215,6 +216,25 @@ def _land(found: list[tuple[np.ndarray, np.ndarray]], scan: Path) -> None:
         assert np.abs(depth - truth)[known].max() < 2.0  # half a pixel of a plane that falls by 3 per pixel
         assert abs((depth - truth)[known].mean()) < 0.1
         assert (confidence == known).all()
+
+
+@pytest.mark.parametrize("image_size", [None, (224, 288)], ids=str)
+def test_measured_depth_of_a_real_scan_lands_where_its_door_puts_it(image_size, tmp_path, shared_data):
+    """Maps of half the photographs' size, cameras beside them that are of the photographs, a scan that is cut."""
+    ids, origin = (10, 12, 13), tmp_path / "data" / "kitchen"
+    for folder, suffix in (("images", ".jpg"), ("cams", "_cam.txt"), ("depths", ".pfm")):
+        (origin / folder).mkdir(parents=True)
+        for i in ids:
+            shutil.copy(shared_data / "rgbd_kitchen" / folder / f"{i:08d}{suffix}", origin / folder)
+    write_pair(origin / "pair.txt", {i: [(j, 1.0) for j in ids if j != i] for i in ids})
+    settings = MvsnetSettings(root=str(tmp_path / "data"), image_size=image_size)
+    prepare.run(settings, ["kitchen"], [tmp_path / "scan" / "scan.json"])
+    found = imported(origin, tmp_path / "scan")
+    for i in range(3):
+        measured = read_pfm(tmp_path / "scan" / "depths" / f"{i:08d}.pfm")
+        same = np.abs(found[i][0] - measured) <= 1e-6
+        assert (measured > 0).mean() > 0.5
+        assert same.mean() > 0.98, "the rest: as near to two values"
 
 
 def test_maps_in_another_unit_are_refused_with_the_factor(tmp_path, plane_folder):
