@@ -172,3 +172,25 @@ def test_depth_of_another_scan_is_refused_and_nothing_is_left(tmp_path, plane_fo
     with pytest.raises(DataError, match="expected maps of scan other"):
         export.run(ExportSettings(), other, depth, tmp_path / "out")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+def test_colmap_itself_reads_the_workspace(tmp_path, plane_folder, depth, cloud):
+    pycolmap = pytest.importorskip("pycolmap", reason="the extra `photos` is not installed")
+    export.run(ExportSettings(layout="colmap", points=200), plane_folder, depth, tmp_path / "out", cloud)
+    model = pycolmap.Reconstruction(str(tmp_path / "out" / "sparse"))
+    assert (model.num_reg_images(), model.num_points3D()) == (4, 200)
+    assert model.compute_mean_reprojection_error() < 1e-3
+    seen = 0
+    for i, (K, pose, _, _) in enumerate(cameras(plane_folder)):
+        image = model.images[i + 1]
+        np.testing.assert_allclose(image.cam_from_world().matrix(), pose[:3], atol=1e-9)
+        here = image.camera.calibration_matrix()
+        np.testing.assert_allclose(here, K + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], atol=1e-9)
+        seen += image.num_points3D
+        theirs = pycolmap.DepthMap()
+        theirs.read(str(tmp_path / f"out/stereo/depth_maps/{i:08d}.png.geometric.bin"))
+        with open_views(depth, kind="depth") as maps:
+            np.testing.assert_array_equal(theirs.to_array(), maps.read("depth", i))
+        theirs.write(str(tmp_path / "theirs.bin"))
+        np.testing.assert_array_equal(read_colmap_map(tmp_path / "theirs.bin"), theirs.to_array())
+    assert seen > 200
