@@ -15,6 +15,7 @@ from tests.workflow.test_rerun import SCORES
 pytestmark = pytest.mark.xdist_group("finished workflow")
 
 STUDENT = {"encode_teacher", "student", "infer_round1", "check_round1", "fuse_round1", "evaluate_round1", "curves"}
+OF_SCANS = {"prepare", "overview"}
 OF_TEACHER = {"check_teacher", "fuse_teacher", "evaluate_teacher"}
 
 
@@ -52,19 +53,19 @@ def plans(begun: Checkout) -> dict[str, Counter[str]]:
 @pytest.mark.parametrize("scans_per_job", [1, 2])
 def test_a_checkpoint_takes_the_place_of_a_training(plans, scans_per_job):
     planned = plans[f"checkpoint {scans_per_job}"]
-    assert set(planned) == {"prepare", "import_checkpoint", "infer_teacher", *OF_TEACHER, *STUDENT, *SCORES}
+    assert set(planned) == {*OF_SCANS, "import_checkpoint", "infer_teacher", *OF_TEACHER, *STUDENT, *SCORES}
     assert planned["import_checkpoint"] == 1
 
 
 @pytest.mark.parametrize("scans_per_job", [1, 2])
 def test_depth_maps_take_the_place_of_training_and_inference(plans, scans_per_job):
     planned = plans[f"maps {scans_per_job}"]
-    assert set(planned) == {"prepare", "import_depth", *OF_TEACHER, *STUDENT, *SCORES}
+    assert set(planned) == {*OF_SCANS, "import_depth", *OF_TEACHER, *STUDENT, *SCORES}
     assert planned["import_depth"] == {1: 3, 2: 2}[scans_per_job]
 
 
 def test_without_rounds_only_the_clouds_of_the_maps_are_made(plans):
-    assert set(plans["no rounds"]) == {"prepare", "import_depth", *OF_TEACHER, *SCORES}
+    assert set(plans["no rounds"]) == {*OF_SCANS, "import_depth", *OF_TEACHER, *SCORES}
 
 
 def test_a_variant_may_begin_elsewhere(plans):
