@@ -184,8 +184,8 @@ def test_colmap_itself_reads_the_workspace(tmp_path, plane_folder, depth, cloud)
     for i, (K, pose, _, _) in enumerate(cameras(plane_folder)):
         image = model.images[i + 1]
         np.testing.assert_allclose(image.cam_from_world().matrix(), pose[:3], atol=1e-9)
-        here = image.camera.calibration_matrix()
-        np.testing.assert_allclose(here, K + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], atol=1e-9)
+        half = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+        np.testing.assert_allclose(image.camera.calibration_matrix(), K + half, atol=1e-9)
         seen += image.num_points3D
         theirs = pycolmap.DepthMap()
         theirs.read(str(tmp_path / f"out/stereo/depth_maps/{i:08d}.png.geometric.bin"))
