@@ -372,13 +372,6 @@ class PublishedSettings(Settings):
         None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
     )
 
-    def chosen(self) -> dict[str, Any]:
-        """The settings of a network that are given here; one number stands alone."""
-        given = {key: value for key, value in self.model_dump().items() if value is not None}
-        return {
-            key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in given.items()
-        }
-
 
 class DepthMapsSettings(Settings):
     """Depth maps made by another tool, a folder per scan."""
@@ -516,10 +509,6 @@ class StudentSettings(Settings):
         if floors < levels:
             raise ValueError(f"loss.variance_floor has {floors} numbers, but {self.network.name} has {levels} levels")
         return self
-
-    def variance_floors(self) -> tuple[float, ...]:
-        """Of the network's levels, coarse to fine."""
-        return self.loss.variance_floor[-self.network.levels :]
 
 
 class InferenceSettings(Settings):

@@ -102,7 +102,7 @@ def test_an_unknown_stage_is_exit_code_2_and_lists_the_stages(capsys):
     assert "fuse" in error
 
 
-@pytest.mark.parametrize("name", cli.STAGES)
+@pytest.mark.parametrize("name", cli.STAGES + cli.ALONE)
 def test_every_stage_says_what_it_does_and_lists_options_and_settings(name, capsys):
     import importlib
 

@@ -237,10 +237,8 @@ def test_the_choice_of_networks_leaves_the_strings_of_casmvsnet_as_they_were():
     assert json.loads(run().settings_of("student"))["loss"]["variance_floor"] == [0.36, 0.36, 0.36]
 
 
-def test_a_network_of_fewer_levels_takes_the_last_variance_floors():
-    floors = {"loss": {"variance_floor": [0.1, 0.2, 0.3]}}
-    assert run(student=floors).student.variance_floors() == (0.1, 0.2, 0.3)
-    assert run(student={**floors, "network": {"name": "mvsnet"}}).student.variance_floors() == (0.3,)
+def test_every_level_has_a_variance_floor():
+    run(student={"loss": {"variance_floor": [0.1]}, "network": {"name": "mvsnet"}})
     with pytest.raises(SettingsError, match="variance_floor has 2 numbers, but casmvsnet has 3 levels"):
         run(student={"loss": {"variance_floor": [0.1, 0.2]}})
 

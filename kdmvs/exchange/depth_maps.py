@@ -31,7 +31,11 @@ DMB_NAMES = ("depths_geom.dmb", "depths.dmb", "disp.dmb")
 RUN_NUMBER = re.compile(r"2333_+")
 """What gipuma and ACMM put before a view's name."""
 CENTRAL_SHARE = (0.1, 0.9)
-"""Where the principal point of a map's own camera lies, as a share of the map's side."""
+"""Where the principal point of a map's own camera lies in one axis, as a share of the side."""
+BOTH_CENTRAL_SHARE = (1 / 3, 2 / 3)
+"""In at least one axis it lies here."""
+STRIDES = (1, 2, 4, 8)
+"""A map may keep every so many pixels of the image that the camera beside it is of."""
 PLACES = 3
 """Digits of a pixel that count: what lies between two pixels must not follow the rounding of a camera's numbers."""
 SCALE_TOLERANCE = 0.01
@@ -102,14 +106,14 @@ def find(folder: Path, format: str, preferred: Preferred) -> dict[str, Maps]:
 def assigned(found: Mapping[str, Maps], sources: Sequence[str], match: Match, folder: Path) -> dict[int, Maps]:
     """The maps by the scan's views.
 
-    A map's name is that of a view's original photograph (`name`, suffixes and leading zeros left out), or the view's
-    own number (`number`); `auto` takes the way in which every map finds its view, names first.
+    A map's name is that of a view's original photograph (`name`; suffixes, leading zeros and, where that stays clear,
+    folders left out), or the view's own number (`number`); `auto` takes the way in which every map finds its view,
+    names first.
 
     Raises:
         DataError: no map finds a view, or `auto` cannot tell.
     """
-    numbers = {_plain(source): i for i, source in enumerate(sources)}
-    by_name = {numbers[_plain(name)]: maps for name, maps in found.items() if _plain(name) in numbers}
+    by_name = _of_same_name(found, sources)
     of_number = {int(_plain(name)): maps for name, maps in found.items() if _plain(name).isdecimal()}
     by_number = {i: maps for i, maps in of_number.items() if i < len(sources)}
     ways = {"name": by_name, "number": by_number}
@@ -129,6 +133,16 @@ def assigned(found: Mapping[str, Maps], sources: Sequence[str], match: Match, fo
             f"{', '.join(list(found)[:3])}, ..."
         )
     return ways[match]
+
+
+def _of_same_name(found: Mapping[str, Maps], sources: Sequence[str]) -> dict[int, Maps]:
+    """The maps by the view whose photograph has their name, or its last part; a name of two is nobody's."""
+    views: dict[int, Maps] = {}
+    for short in (True, False):  # whole names are the better reason, and come last
+        theirs, ours = ([_plain(name, short) for name in names] for names in (found, sources))
+        once = {name for name in ours if ours.count(name) == 1} & {name for name in theirs if theirs.count(name) == 1}
+        views |= {ours.index(name): maps for name, maps in zip(theirs, found.values(), strict=True) if name in once}
+    return views
 
 
 def at_pixels(
@@ -308,17 +322,26 @@ def _nearest(
 
 
 def _intrinsics(camera: MapCamera, shape: tuple[int, int]) -> Float64[np.ndarray, "3 3"] | None:
-    """K of a map's own pixels; None where a camera that does not say its size cannot be of this map."""
+    """K of a map's own pixels; None where a camera that does not say its size cannot be of this map.
+
+    Such a camera is of the map's pixels or, where its principal point lies far beyond, of an image of which the map has
+    every second, fourth or eighth pixel.
+    """
     if camera.size is not None:
         scale_v, scale_u = shape[0] / camera.size[0], shape[1] / camera.size[1]
         shift = np.array([[scale_u, 0, 0.5 * scale_u - 0.5], [0, scale_v, 0.5 * scale_v - 0.5], [0, 0, 1]])
         return shift @ camera.K
-    places = ((camera.K[1, 2] + 0.5) / shape[0], (camera.K[0, 2] + 0.5) / shape[1])
-    return camera.K if all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places) else None
+    for stride in STRIDES:
+        places = [(camera.K[row, 2] + 0.5) / (stride * shape[axis]) for axis, row in ((0, 1), (1, 0))]
+        inside = all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places)
+        if inside and any(BOTH_CENTRAL_SHARE[0] <= place <= BOTH_CENTRAL_SHARE[1] for place in places):
+            return np.diag([1 / stride, 1 / stride, 1.0]) @ camera.K
+    return None
 
 
-def _plain(name: str) -> str:
-    """A view's name without the suffix of an image and leading zeros."""
+def _plain(name: str, short: bool = False) -> str:
+    """A view's name without the suffix of an image and leading zeros; if `short`, without its folders."""
+    name = name.rpartition("/")[2] if short else name
     stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
     return str(int(stem)) if stem.isdecimal() else stem
 

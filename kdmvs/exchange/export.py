@@ -29,8 +29,11 @@ MOST_SKEW = 1e-6
 """Of K, as a share of the focal length; COLMAP's cameras have none."""
 
 
-def to_mvsnet(scan: Prepared, maps: ViewsFile, out: Path) -> None:
-    """images/, cams/, pair.txt, masks/, depths/ (measured) as the MVSNet door reads them; depth_est/, confidence/."""
+def to_mvsnet(scan: Prepared, maps: ViewsFile | None, out: Path) -> None:
+    """images/, cams/, pair.txt, masks/, depths/ (measured) as the MVSNet door reads them.
+
+    With maps also depth_est/ and confidence/.
+    """
     _copy(scan.folder / "pair.txt", out / "pair.txt")
     for i in range(len(scan)):
         for kind, folder, ending in (
@@ -39,22 +42,23 @@ def to_mvsnet(scan: Prepared, maps: ViewsFile, out: Path) -> None:
             path = scan.file(i, kind)
             if path is not None:
                 _copy(path, out / folder / f"{i:08d}{ending}{path.suffix}")
-        write_pfm(out / "depth_est" / f"{i:08d}.pfm", maps.read("depth", i))
-        write_pfm(out / "confidence" / f"{i:08d}.pfm", maps.read("confidence", i))
+        if maps is not None:
+            write_pfm(out / "depth_est" / f"{i:08d}.pfm", maps.read("depth", i))
+            write_pfm(out / "confidence" / f"{i:08d}.pfm", maps.read("confidence", i))
 
 
-def to_colmap(scan: Prepared, maps: ViewsFile, cloud: PointCloud | None, points: int, out: Path) -> None:
+def to_colmap(scan: Prepared, maps: ViewsFile | None, cloud: PointCloud | None, points: int, out: Path) -> None:
     """images/, masks/, sparse/*.txt, stereo/depth_maps/*.geometric.bin, where COLMAP's undistorter and stereo put them.
 
     The centre of the first pixel is (0.5, 0.5) there. The model's points are at most `points` of the cloud, evenly
-    taken, each seen by the views whose depth agrees with it; without a cloud they are the scan's own. The cloud's
-    points are given from the scan's origin.
+    taken, each seen by the views whose depth agrees with it; without cloud or depth they are the scan's own. The
+    cloud's points are given from the scan's origin.
 
     Raises:
         DataError: a camera with skew.
         FormatError: the scan's points cannot be read.
     """
-    if cloud is not None:
+    if cloud is not None and maps is not None:
         chosen = np.linspace(0, len(cloud.points) - 1, min(points, len(cloud.points))).astype(np.int64)
         positions = cloud.points.numpy()[chosen].astype(np.float64)
         sparse = _of_cloud(scan, maps, positions if scan.origin is None else positions + scan.origin)
@@ -77,7 +81,8 @@ def to_colmap(scan: Prepared, maps: ViewsFile, cloud: PointCloud | None, points:
         mask = scan.file(i, "mask")
         if mask is not None:
             _copy(mask, out / "masks" / f"{names[i]}.png")
-        write_colmap_map(out / "stereo" / "depth_maps" / f"{names[i]}.geometric.bin", maps.read("depth", i))
+        if maps is not None:
+            write_colmap_map(out / "stereo" / "depth_maps" / f"{names[i]}.geometric.bin", maps.read("depth", i))
     write_text_model(out / "sparse", _model(scan, names, sparse, colors))
 
 
@@ -102,7 +107,8 @@ def _model(scan: Prepared, names: list[str], sparse: SparsePoints, colors: UInt8
             raise DataError(f"scan {scan.name}: view {i} has skew {K[0, 1]:g}, which COLMAP's cameras have not")
         camera = cameras.setdefault(tuple(K.ravel()), ColmapCamera.pinhole(len(cameras) + 1, K, scan.size))
         seen = sparse.point[sparse.view == i]
-        pixels, _ = _projected(sparse.points[seen], K, cam_from_world)
+        pixels, z = _projected(sparse.points[seen], K, cam_from_world)
+        seen, pixels = seen[z > 0], pixels[z > 0]
         images[i + 1] = ColmapImage(i + 1, cam_from_world, camera.id, names[i], pixels + 0.5, ids[seen])
         track.append(np.stack([seen, np.full_like(seen, i + 1), np.arange(len(seen))], axis=1))
     found = ColmapPoints(ids, sparse.points, colors, np.zeros(len(ids)), np.concatenate(track))
@@ -136,4 +142,7 @@ def _projected(
 def _copy(path: Path, out: Path) -> None:
     """A copy that may be changed without changing the scan."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, out)
+    try:
+        shutil.copyfile(path, out)
+    except OSError as error:
+        raise DataError(f"{path}: expected a file that can be copied to {out}, found {error.strerror}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from kdmvs.config import ExportSettings
@@ -11,8 +12,10 @@ from kdmvs.errors import DataError
 from kdmvs.stages.inputs import check_same, describe
 
 
-def run(settings: ExportSettings, scan: Path, depth: Path, out: Path, cloud: Path | None = None) -> None:
-    """Write a new folder `out`; with a cloud, its file is there as fused.ply. Photographs are copied, not linked.
+def run(settings: ExportSettings, scan: Path, out: Path, depth: Path | None = None, cloud: Path | None = None) -> None:
+    """Write a new folder `out`: photographs and cameras, with `depth` its maps, with `cloud` its file as fused.ply.
+
+    Photographs are copied, not linked.
 
     Raises:
         DataError: `out` is there and not empty, or depth maps of another scan.
@@ -32,8 +35,9 @@ def run(settings: ExportSettings, scan: Path, depth: Path, out: Path, cloud: Pat
     staging = unfinished(out)
     staging.mkdir()
     try:
-        with storage.open_views(depth, kind="depth") as maps:
-            check_same(depth, describe(maps), (opened.name, len(opened), opened.size))
+        with nullcontext() if depth is None else storage.open_views(depth, kind="depth") as maps:
+            if depth is not None and maps is not None:
+                check_same(depth, describe(maps), (opened.name, len(opened), opened.size))
             if settings.layout == "mvsnet":
                 to_mvsnet(opened, maps, staging)
             else:

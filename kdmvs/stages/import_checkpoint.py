@@ -31,7 +31,7 @@ def run(settings: PublishedSettings, checkpoint: Path, out: Path) -> None:
         found = Published("one of ours", network, entries(content, where), notes=())
     else:
         found = recognise(content, where)
-    described: Any = parse(NetworkSettings, {**found.network, **settings.chosen()}, where)
+    described: Any = parse(NetworkSettings, {**found.network, **chosen(settings)}, where)
     with torch.device("meta"):  # shapes without memory, whatever the file says of them
         made = build(**described.model_dump())
     checkpoints.check(made, found.tensors, where)
@@ -48,6 +48,12 @@ def run(settings: PublishedSettings, checkpoint: Path, out: Path) -> None:
     for note in found.notes:
         print(f"import-checkpoint: {checkpoint.name}: {note}")
     print(f"import-checkpoint: {checkpoint.name} is {found.title}: {describe(described.model_dump())} -> {out}")
+
+
+def chosen(settings: PublishedSettings) -> dict[str, Any]:
+    """What the settings say of the network; of one level, the number alone."""
+    given = {key: value for key, value in settings.model_dump().items() if value is not None}
+    return {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in given.items()}
 
 
 def describe(network: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ def run(settings: StudentSettings, scan: list[Path], label: list[Path], out: Pat
     from kdmvs.losses.reconstruction import photometric_error
     from kdmvs.stages.fitting import train
 
-    choices = {**settings.loss.model_dump(), "variance_floor": settings.variance_floors()}
+    floors = settings.loss.variance_floor[-settings.network.levels :]
+    choices = {**settings.loss.model_dump(), "variance_floor": floors}
 
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         assert sample.label is not None

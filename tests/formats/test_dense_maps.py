@@ -78,7 +78,9 @@ def test_no_file_and_a_folder_are_one_line(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=some.data())
 def test_any_bytes_are_read_or_refused_by_their_own_error(tmp_path: Path, kind: str, data) -> None:
     whole = HEADERS[kind] + bytes(24)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from kdmvs import checkpoints
@@ -119,7 +119,7 @@ SHAPES = some.lists(some.integers(0, 3), max_size=5)
 VALUES = some.one_of(some.none(), some.integers(), some.text(), SHAPES.map(torch.zeros), some.just({"model": 1}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some.dictionaries(NAMES, VALUES), some.sampled_from(["model", "state_dict", ""]))
 def test_any_content_is_recognised_or_refused_in_one_line(entries, container):
     message = ""

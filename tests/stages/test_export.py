@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from kdmvs.formats.colmap import read_model
 from kdmvs.formats.colmap_map import read_colmap_map
 from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.formats.ply import read_ply, write_ply
+from kdmvs.formats.sparse import SparsePoints, write_sparse
 from kdmvs.scans import Scan
 from kdmvs.stages import export, import_depth, prepare
 from kdmvs.storage import create, open_views
@@ -59,7 +61,7 @@ def assert_same_maps(first: Path, second: Path) -> None:
 
 def test_an_exported_mvsnet_folder_goes_back_through_its_door(tmp_path, plane_folder, depth, cloud):
     out = tmp_path / "out" / "plane"
-    export.run(ExportSettings(), plane_folder, depth, out, cloud)
+    export.run(ExportSettings(), plane_folder, out, depth, cloud)
     prepare.run(MvsnetSettings(root=str(tmp_path / "out")), ["plane"], [tmp_path / "again" / "scan.json"])
     before, after = Scan.open(plane_folder), Scan.open(tmp_path / "again")
     for i in range(4):
@@ -77,7 +79,7 @@ def test_an_exported_mvsnet_folder_goes_back_through_its_door(tmp_path, plane_fo
 
 def test_an_exported_colmap_model_has_the_same_cameras_half_a_pixel_on(tmp_path, plane_folder, depth, cloud):
     out = tmp_path / "out" / "plane"
-    export.run(ExportSettings(layout="colmap", points=500), plane_folder, depth, out, cloud)
+    export.run(ExportSettings(layout="colmap", points=500), plane_folder, out, depth, cloud)
     model = read_model(out / "sparse")
     source = colmap.read(tmp_path / "out", "plane")
     assert [image.name for image in model.images.values()] == [f"{i:08d}.png" for i in range(4)]
@@ -94,7 +96,7 @@ def test_an_exported_colmap_model_has_the_same_cameras_half_a_pixel_on(tmp_path,
 
 def test_the_models_points_are_seen_where_they_are_and_where_the_depth_agrees(tmp_path, plane_folder, depth, cloud):
     out = tmp_path / "plane"
-    export.run(ExportSettings(layout="colmap", points=500), plane_folder, depth, out, cloud)
+    export.run(ExportSettings(layout="colmap", points=500), plane_folder, out, depth, cloud)
     model = read_model(out / "sparse")
     assert model.points is not None
     assert len(model.points.ids) == 500
@@ -131,14 +133,34 @@ def test_a_cloud_far_from_the_worlds_origin_is_exported_with_its_digits(tmp_path
 
 
 def test_without_a_cloud_the_models_points_are_those_of_the_scan(tmp_path, plane_folder, depth):
-    export.run(ExportSettings(layout="colmap"), plane_folder, depth, tmp_path / "out")
-    points = read_model(tmp_path / "out" / "sparse").points
-    assert points is None or len(points.ids) == 0
+    positions = np.array([[0.0, 0.0, 600.0], [10.0, 5.0, 650.0], [0.0, 0.0, -600.0]])
+    write_sparse(plane_folder / "sparse.npz", SparsePoints(positions, np.array([0, 1, 1, 0]), np.array([0, 0, 1, 2])))
+    manifest = json.loads((plane_folder / "scan.json").read_text())
+    (plane_folder / "scan.json").write_text(json.dumps({**manifest, "sparse": "sparse.npz"}))
+    export.run(ExportSettings(layout="colmap"), plane_folder, tmp_path / "out", depth)
+    model = read_model(tmp_path / "out" / "sparse")
+    assert model.points is not None
+    np.testing.assert_allclose(model.points.positions, positions)
+    assert [len(model.images[i + 1].points) for i in range(4)] == [1, 2, 0, 0]  # no view shows what lies behind it
     assert not (tmp_path / "out" / "fused.ply").exists()
 
 
+@pytest.mark.parametrize("layout", ["mvsnet", "colmap"])
+def test_a_scan_goes_to_another_tool_before_anything_was_found_of_it(layout, tmp_path, plane_folder):
+    export.run(ExportSettings(layout=layout), plane_folder, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 4
+    assert not [path for path in ("depth_est", "stereo", "fused.ply") if (tmp_path / "out" / path).exists()]
+
+
+def test_a_photograph_that_is_gone_is_one_line_and_leaves_nothing(tmp_path, plane_folder):
+    (plane_folder / "images/00000002.png").unlink()
+    with pytest.raises(DataError, match=r"images/00000002.png: expected a file that can be copied .*No such file"):
+        export.run(ExportSettings(), plane_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_colmap_workspace_gives_its_depth_back(tmp_path, plane_folder, depth):
-    export.run(ExportSettings(layout="colmap"), plane_folder, depth, tmp_path / "out")
+    export.run(ExportSettings(layout="colmap"), plane_folder, tmp_path / "out", depth)
     import_depth.run(DepthMapsSettings(), [tmp_path / "out"], [plane_folder], [tmp_path / "again.h5"])
     with open_views(depth, kind="depth") as a, open_views(tmp_path / "again.h5", kind="depth") as b:
         for i in range(4):
@@ -150,7 +172,7 @@ def test_a_colmap_workspace_gives_its_depth_back(tmp_path, plane_folder, depth):
 def test_the_cloud_has_the_fields_that_others_expect_and_no_comments_of_ours(
     layout, tmp_path, plane_folder, depth, cloud
 ):
-    export.run(ExportSettings(layout=layout), plane_folder, depth, tmp_path / "out", cloud)
+    export.run(ExportSettings(layout=layout), plane_folder, tmp_path / "out", depth, cloud)
     path = tmp_path / "out" / "fused.ply"
     data = PlyData.read(str(path))
     names = ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue"]
@@ -165,7 +187,7 @@ def test_the_cloud_has_the_fields_that_others_expect_and_no_comments_of_ours(
 
 def test_what_is_exported_may_be_changed_without_changing_the_scan(tmp_path, plane_folder, depth):
     before = (plane_folder / "images/00000000.png").read_bytes()
-    export.run(ExportSettings(), plane_folder, depth, tmp_path / "out")
+    export.run(ExportSettings(), plane_folder, tmp_path / "out", depth)
     with (tmp_path / "out/images/00000000.png").open("r+b") as file:
         file.write(b"changed")
     assert (plane_folder / "images/00000000.png").read_bytes() == before
@@ -186,5 +208,27 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, plane_folder, dep
 def test_depth_of_another_scan_is_refused_and_nothing_is_left(tmp_path, plane_folder, depth):
     other = write_plane_scan(tmp_path / "other", name="other")
     with pytest.raises(DataError, match="expected maps of scan other"):
-        export.run(ExportSettings(), other, depth, tmp_path / "out")
+        export.run(ExportSettings(), other, tmp_path / "out", depth)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+def test_colmap_itself_reads_the_workspace(tmp_path, plane_folder, depth, cloud):
+    pycolmap = pytest.importorskip("pycolmap", reason="the extra `photos` is not installed")
+    export.run(ExportSettings(layout="colmap", points=200), plane_folder, tmp_path / "out", depth, cloud)
+    model = pycolmap.Reconstruction(str(tmp_path / "out" / "sparse"))
+    assert (model.num_reg_images(), model.num_points3D()) == (4, 200)
+    assert model.compute_mean_reprojection_error() < 1e-3
+    seen = 0
+    for i, (K, pose, _, _) in enumerate(cameras(plane_folder)):
+        image = model.images[i + 1]
+        np.testing.assert_allclose(image.cam_from_world().matrix(), pose[:3], atol=1e-9)
+        half = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+        np.testing.assert_allclose(image.camera.calibration_matrix(), K + half, atol=1e-9)
+        seen += image.num_points3D
+        theirs = pycolmap.DepthMap()
+        theirs.read(str(tmp_path / f"out/stereo/depth_maps/{i:08d}.png.geometric.bin"))
+        with open_views(depth, kind="depth") as maps:
+            np.testing.assert_array_equal(theirs.to_array(), maps.read("depth", i))
+        theirs.write(str(tmp_path / "theirs.bin"))
+        np.testing.assert_array_equal(read_colmap_map(tmp_path / "theirs.bin"), theirs.to_array())
+    assert seen > 200

@@ -115,7 +115,9 @@ def test_the_objects_that_a_checkpoint_may_not_hold_are_named(tmp_path):
         import_checkpoint.run(PublishedSettings(), tmp_path / "x.ckpt", tmp_path / "ours.pt")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=some.data(), legacy=some.booleans())
 def test_damaged_bytes_are_loaded_or_refused_in_one_line(data, legacy, tmp_path):
     path = tmp_path / f"whole{legacy}"

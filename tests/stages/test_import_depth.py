@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from kdmvs import cli
-from kdmvs.config import DepthMapsSettings
+from kdmvs.config import DepthMapsSettings, MvsnetSettings
 from kdmvs.datasets.window import Window
 from kdmvs.errors import DataError, KdmvsError
 from kdmvs.formats.cam import read_cam, write_cam
 from kdmvs.formats.colmap import ColmapCamera, ColmapImage, ColmapModel, write_text_model
 from kdmvs.formats.colmap_map import write_colmap_map
 from kdmvs.formats.dmb import write_dmb
+from kdmvs.formats.pair import write_pair
 from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.scans import Scan
-from kdmvs.stages import import_depth
+from kdmvs.stages import import_depth, prepare
 from kdmvs.storage import open_views
 from tests.conftest import write_plane_scan
 from tests.views import camera, plane_depth
@@ -153,6 +154,17 @@ def test_maps_with_the_ids_of_the_photographs_find_their_views(tmp_path, plane_f
         imported(tmp_path / "maps", plane_folder, match="number")
 
 
+def test_maps_in_folders_of_several_cameras_find_their_views_unless_two_share_a_name(tmp_path, plane_folder):
+    renamed_sources(plane_folder, ["left_0.png", "right_0.png", "left_1.png", "right_1.png"])
+    names = ["left/left_0", "right/right_0", "left/left_1", "right/right_1"]
+    for i, name in enumerate(names):
+        write_colmap_map(tmp_path / f"maps/stereo/depth_maps/{name}.png.geometric.bin", exact(plane_folder, i))
+    for i, (depth, _) in enumerate(imported(tmp_path / "maps", plane_folder)):
+        np.testing.assert_array_equal(depth, exact(plane_folder, i))
+    renamed_sources(plane_folder, ["left_0.png", "left_0.png", "left_1.png", "right_1.png"])
+    assert [bool(depth.any()) for depth, _ in imported(tmp_path / "maps", plane_folder)] == [False, False, True, True]
+
+
 def test_maps_of_neither_way_are_refused_with_examples(tmp_path, plane_folder):
     write_pfm(tmp_path / "maps/depth_est/00000002.pfm", exact(plane_folder, 2))
     write_pfm(tmp_path / "maps/depth_est/00000011.pfm", exact(plane_folder, 2))
@@ -220,6 +232,25 @@ def _land(found: list[tuple[np.ndarray, np.ndarray]], scan: Path) -> None:
         assert np.abs(depth - truth)[known].max() < 2.0  # half a pixel of a plane that falls by 3 per pixel
         assert abs((depth - truth)[known].mean()) < 0.1
         assert (confidence == known).all()
+
+
+@pytest.mark.parametrize("image_size", [None, (224, 288)], ids=str)
+def test_measured_depth_of_a_real_scan_lands_where_its_door_puts_it(image_size, tmp_path, shared_data):
+    """Maps of half the photographs' size, cameras beside them that are of the photographs, a scan that is cut."""
+    ids, origin = (10, 12, 13), tmp_path / "data" / "kitchen"
+    for folder, suffix in (("images", ".jpg"), ("cams", "_cam.txt"), ("depths", ".pfm")):
+        (origin / folder).mkdir(parents=True)
+        for i in ids:
+            shutil.copy(shared_data / "rgbd_kitchen" / folder / f"{i:08d}{suffix}", origin / folder)
+    write_pair(origin / "pair.txt", {i: [(j, 1.0) for j in ids if j != i] for i in ids})
+    settings = MvsnetSettings(root=str(tmp_path / "data"), image_size=image_size)
+    prepare.run(settings, ["kitchen"], [tmp_path / "scan" / "scan.json"])
+    found = imported(origin, tmp_path / "scan")
+    for i in range(3):
+        measured = read_pfm(tmp_path / "scan" / "depths" / f"{i:08d}.pfm")
+        same = np.abs(found[i][0] - measured) <= 1e-6
+        assert (measured > 0).mean() > 0.5
+        assert same.mean() > 0.98, "the rest: as near to two values"
 
 
 def test_maps_in_another_unit_are_refused_with_the_factor(tmp_path, plane_folder):

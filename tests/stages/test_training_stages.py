@@ -22,7 +22,9 @@ from kdmvs import checkpoints, progress, storage, training
 from kdmvs.config import (
     CasMVSNetSettings,
     InferenceSettings,
+    MVSNetSettings,
     SourceSelection,
+    StudentLossSettings,
     StudentSettings,
     TeacherSettings,
 )
@@ -79,6 +81,24 @@ def test_inference_writes_every_view_and_leaves_one_without_neighbours_unknown(t
         assert (confidence >= 0).all() and (confidence <= 1).all()
         assert maps.attributes["settings"] == InferenceSettings(views=3).canonical()
     assert "view 3 has no neighbour" in capsys.readouterr().out
+
+
+def test_a_network_of_one_level_teaches_infers_and_learns(scan, tmp_path):
+    """It takes the last variance floor; floors of levels that it has not are not looked at."""
+    network = MVSNetSettings(hypotheses=8, feature_channels=2, regulariser_channels=2)
+    once = {**CHOICES, "network": network, "optimiser": {**SHORT, "epochs": 1}}
+    loss = {"variance_floor": (0.0, 9.0, 0.36)}
+    teacher.run(TeacherSettings.model_validate(once), [scan], tmp_path / "teacher.pt", tmp_path / "teacher.csv")
+    write_labels(tmp_path / "labels.h5")
+    settings = StudentSettings.model_validate({**once, "loss": loss})
+    student.run(settings, [scan], [tmp_path / "labels.h5"], tmp_path / "a.pt", tmp_path / "a.csv")
+    assert checkpoints.read(tmp_path / "a.pt")["network"] == network.model_dump(mode="json")
+    infer.run(InferenceSettings(views=3), tmp_path / "a.pt", [scan], [tmp_path / "plane.h5"])
+    with storage.open_views(tmp_path / "plane.h5", kind="depth") as maps:
+        assert (maps.read("depth", 0) > 400).all()
+    alone = settings.model_copy(update={"loss": StudentLossSettings(variance_floor=(0.36,))})
+    student.run(alone, [scan], [tmp_path / "labels.h5"], tmp_path / "b.pt", tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 def test_a_killed_teacher_is_taken_up_again_and_ends_with_the_same_bytes(trained, scan, tmp_path, monkeypatch):
