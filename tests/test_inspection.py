@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,4 +58,4 @@ def test_what_cannot_be_inspected_is_said_in_one_line(
 
 def test_help_lists_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert "inspect    Print what is in a scan" in capsys.readouterr().out
+    assert re.search("inspect +Print what is in a scan", capsys.readouterr().out)
