@@ -119,6 +119,9 @@ class MvsnetSettings(FolderSettings):
         "larger than the first.",
     )
     planes: int = Field(192, ge=2, description="Depth planes where a depth line states an interval but no number.")
+    pairs: Literal["listed", "found"] = Field(
+        "listed", description="Neighbours as pair.txt lists them, or found from sparse points or cameras."
+    )
 
 
 class ColmapSettings(FolderSettings):

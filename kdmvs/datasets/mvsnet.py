@@ -1,27 +1,32 @@
-"""Door of the MVSNet layout: a folder with images/, cams/, pair.txt and optionally depths/, masks/, sparse.npz.
+"""Door of the MVSNet layout: a folder with images, cameras, pair.txt and optionally depth maps, masks, sparse.npz.
+
+    images/ (or blended_images/)    cams/ (or cams_1/)    pair.txt (or cams/pair.txt)
+    depths/ (or rendered_depth_maps/)    masks/    sparse.npz    reference.ply
 
 Ids may have gaps; they are numbered anew.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
+from kdmvs.datasets.numbered import IMAGE, measured_depth, numbered_files, numbered_views
 from kdmvs.datasets.source import SourceScan, SourceView, mask_beside, renumbered
-from kdmvs.errors import DataError, FormatError
-from kdmvs.formats.cam import DepthLine, read_cam
-from kdmvs.formats.image import SUFFIXES, header
-from kdmvs.formats.pair import read_pair
-from kdmvs.formats.pfm import read_pfm
+from kdmvs.errors import DataError
+from kdmvs.formats.cam import DepthLine
+from kdmvs.formats.image import header
 from kdmvs.formats.sparse import read_sparse
 
-CAMERA_NAME = re.compile(r"(\d+)_cam\.txt")
+IMAGES, CAMERAS = ("images", "blended_images"), ("cams", "cams_1")
+PAIRS, DEPTHS = ("pair.txt", "cams/pair.txt"), ("depths", "rendered_depth_maps")
+"""Where converters of this family put things; the first that is there counts."""
 OFF_SIZE = 0.1
 """A photograph that differs this much in size from the others is looked at more closely."""
 OFF_CENTRE = 0.05
@@ -30,11 +35,19 @@ OFF_CENTRE = 0.05
 
 def recognises(folder: Path) -> bool:
     """Whether a folder is surely in this layout."""
-    named = next((folder / "cams").glob("*_cam.txt"), None) is not None
-    return named and (folder / "pair.txt").is_file() and (folder / "images").is_dir()
+    cameras = _first(folder, CAMERAS)
+    named = next(cameras.glob("*_cam.txt"), None) is not None
+    return named and _first(folder, PAIRS).is_file() and _first(folder, IMAGES).is_dir()
 
 
-def read(root: Path, name: str, *, depth_line: DepthLine = "auto", planes: int = 192) -> SourceScan:
+def read(
+    root: Path,
+    name: str,
+    *,
+    depth_line: DepthLine = "auto",
+    planes: int = 192,
+    pairs: Literal["listed", "found"] = "listed",
+) -> SourceScan:
     """Read the scan `root`/`name`.
 
     Args:
@@ -42,6 +55,7 @@ def read(root: Path, name: str, *, depth_line: DepthLine = "auto", planes: int =
         name: the scan, a folder in `root`.
         depth_line: meaning of a two-number depth line, see `formats.cam.read_cam`.
         planes: depth planes where a depth line states no number.
+        pairs: neighbours as pair.txt lists them, or left to the conversion to find.
 
     Raises:
         DataError: a folder, image or camera that is missing, an image that is not of its camera's size.
@@ -50,36 +64,26 @@ def read(root: Path, name: str, *, depth_line: DepthLine = "auto", planes: int =
     origin = root / name
     if not origin.is_dir():
         raise DataError(f"{origin}: expected a scan's folder (images/, cams/, pair.txt), found none; see dataset.root")
-    images, cameras = _images(origin), _cameras(origin)
-    pairs = read_pair(origin / "pair.txt")
-    ids = sorted(pairs.keys() | (images.keys() & cameras.keys()))
-    for i in ids:
-        if i not in images:
-            raise DataError(
-                f"{origin / 'images'}: expected an image of view {i}, which pair.txt names, found none; "
-                f"add it or take view {i} out of pair.txt"
-            )
-        if i not in cameras:
-            raise DataError(
-                f"{origin / 'cams'}: expected {i:08d}_cam.txt, since pair.txt names view {i}, found none; "
-                f"add it or take view {i} out of pair.txt"
-            )
-    pairs = read_pair(origin / "pair.txt", known=ids)
-    views = []
-    for i in ids:
-        K, cam_from_world, depth_min, depth_max = read_cam(cameras[i], depth_line, planes)
-        depth = origin / "depths" / f"{images[i].stem}.pfm"
-        view = SourceView(
-            images[i],
-            K,
-            cam_from_world,
-            depth_range=(depth_min, depth_max),
-            neighbours=pairs.get(i, []),
-            depth=partial(_depth, depth) if depth.exists() else None,
-            mask=mask_beside(origin / "masks", images[i]),
-            name=f"view {i}",
+    images, pair = numbered_files(_first(origin, IMAGES), IMAGE), _first(origin, PAIRS)
+    if pairs == "listed" and not pair.exists():
+        raise DataError(
+            f"{pair}: expected the list of neighbours, found none; add it or set dataset.pairs to `found`, which looks "
+            "for them"
         )
-        views.append((i, view))
+    depths, views = _first(origin, DEPTHS), []
+    for found in numbered_views(images, _first(origin, CAMERAS), pair if pairs == "listed" else None):
+        depth = depths / f"{found.image.stem}.pfm"
+        view = SourceView(
+            found.image,
+            found.cam.K,
+            found.cam.cam_from_world,
+            depth_range=found.cam.depth_range(depth_line, planes),
+            neighbours=found.neighbours,
+            depth=partial(measured_depth, depth) if depth.exists() else None,
+            mask=mask_beside(origin / "masks", found.image),
+            name=f"view {found.id}",
+        )
+        views.append((found.id, view))
     sizes = {i: header(view.image).size for i, view in views}
     intrinsics = {i: view.K for i, view in views}
     _check_same_camera_same_size(images, sizes, intrinsics)
@@ -92,24 +96,13 @@ def read(root: Path, name: str, *, depth_line: DepthLine = "auto", planes: int =
     )
 
 
-def _images(origin: Path) -> dict[int, Path]:
-    """Images by id; other files (masked variants) are passed over."""
-    found: dict[int, Path] = {}
-    for path in sorted((origin / "images").glob("*")):
-        if path.suffix.lower() in SUFFIXES and path.stem.isdecimal():
-            if int(path.stem) in found:
-                raise DataError(f"{path}: view {int(path.stem)} has two images; keep one")
-            found[int(path.stem)] = path
-    return found
-
-
-def _cameras(origin: Path) -> dict[int, Path]:
-    matches = [(CAMERA_NAME.fullmatch(path.name), path) for path in sorted((origin / "cams").glob("*_cam.txt"))]
-    return {int(match[1]): path for match, path in matches if match is not None}
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of some files or folders that is there, else the first."""
+    return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
 
 
 def _check_same_camera_same_size(
-    images: dict[int, Path], sizes: dict[int, tuple[int, int]], intrinsics: dict[int, Float64[np.ndarray, "3 3"]]
+    images: Mapping[int, Path], sizes: dict[int, tuple[int, int]], intrinsics: dict[int, Float64[np.ndarray, "3 3"]]
 ) -> None:
     """Refuse a photo of another size than the other photos with the very same intrinsic matrix."""
     alike: dict[tuple[float, ...], list[int]] = {}
@@ -126,7 +119,7 @@ def _check_same_camera_same_size(
 
 
 def _check_other_size_other_centre(
-    images: dict[int, Path], sizes: dict[int, tuple[int, int]], intrinsics: dict[int, Float64[np.ndarray, "3 3"]]
+    images: Mapping[int, Path], sizes: dict[int, tuple[int, int]], intrinsics: dict[int, Float64[np.ndarray, "3 3"]]
 ) -> None:
     """Refuse a photo of another size than the others whose K does not say so: it was resized and its camera was not.
 
@@ -146,11 +139,3 @@ def _check_other_size_other_centre(
             f"({intrinsics[i][0, 2]:g}, {intrinsics[i][1, 2]:g}), {share[place, 1]:.0%} and {share[place, 0]:.0%} of "
             "its sides; give the image that the camera was calibrated for"
         )
-
-
-def _depth(path: Path) -> Float32[np.ndarray, "h w"]:
-    """A depth map, 0 where it is not a positive number."""
-    depth = read_pfm(path)
-    if depth.ndim != 2:
-        raise FormatError(f"{path}: expected a depth map with one channel, found {depth.shape[2]}")
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

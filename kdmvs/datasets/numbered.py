@@ -27,7 +27,7 @@ class NumberedView:
     id: int
     image: Path
     cam: CamFile
-    neighbours: tuple[tuple[int, float], ...]
+    neighbours: tuple[tuple[int, float], ...] | None
 
 
 def numbered_files(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
@@ -48,34 +48,31 @@ def numbered_files(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     return found
 
 
-def numbered_views(images: Mapping[int, Path], cameras: Path, pair: Path) -> list[NumberedView]:
+def numbered_views(images: Mapping[int, Path], cameras: Path, pair: Path | None) -> list[NumberedView]:
     """The views that pair.txt names or that have both an image and a camera, in the order of their numbers.
 
     Args:
         images: image files by number.
         cameras: folder of <number>_cam.txt.
-        pair: the list of neighbours.
+        pair: the list of neighbours; None: there is none.
 
     Raises:
         DataError: a view of pair.txt without image or camera.
         FormatError: a camera or list that is not what it promises.
     """
     cams = numbered_files(cameras, CAMERA)
-    pairs = read_pair(pair)
+    pairs = {} if pair is None else read_pair(pair)
     named = pairs.keys() | {j for entries in pairs.values() for j, _ in entries}
+    folder = next((path.parent for path in images.values()), cameras.parent)
+    advice = f"which {pair.name} names, found none; add it or take the view out of {pair.name}" if pair else ""
     views = []
     for i in sorted(named | (images.keys() & cams.keys())):
         if i not in images:
-            raise DataError(
-                f"{pair}: names view {i}, expected its image, found none among {len(images)}; add it or take view {i} "
-                f"out of {pair.name}"
-            )
+            raise DataError(f"{folder}: expected an image of view {i}, {advice}")
         if i not in cams:
-            raise DataError(
-                f"{cameras}: expected {i:08d}_cam.txt, since {pair.name} names view {i}, found none; add it or take "
-                f"view {i} out of {pair.name}"
-            )
-        views.append(NumberedView(i, images[i], read_cam_file(cams[i]), tuple(pairs.get(i, []))))
+            raise DataError(f"{cameras}: expected {i:08d}_cam.txt of view {i}, {advice}")
+        neighbours = None if pair is None else tuple(pairs.get(i, []))
+        views.append(NumberedView(i, images[i], read_cam_file(cams[i]), neighbours))
     return views
 
 

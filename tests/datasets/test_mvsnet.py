@@ -175,3 +175,24 @@ def test_the_layout_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of them; set dataset\.kind"):
         recognised(tmp_path / "plane" / "cams")
     assert recognised(tmp_path / "plane" / "images") == "photographs"
+
+
+def test_other_names_of_the_family_are_known(tmp_path: Path) -> None:
+    origin = write_source(tmp_path)
+    expected = converted(tmp_path).digest
+    (origin / "pair.txt").rename(origin / "cams" / "pair.txt")
+    assert converted(tmp_path).digest == expected
+    (origin / "cams" / "pair.txt").rename(origin / "pair.txt")
+    for ours, theirs in (("images", "blended_images"), ("cams", "cams_1"), ("depths", "rendered_depth_maps")):
+        (origin / ours).rename(origin / theirs)
+    assert recognised(origin) == "mvsnet"
+    assert converted(tmp_path).digest == expected
+
+
+def test_neighbours_are_found_where_that_is_asked_for(tmp_path: Path) -> None:
+    origin = write_source(tmp_path, ids=(0, 1, 2, 3))
+    (origin / "pair.txt").unlink()
+    with pytest.raises(DataError, match=r"pair\.txt: expected the list of neighbours, found none; .* dataset\.pairs"):
+        converted(tmp_path)
+    scan = converted(tmp_path, pairs="found")
+    assert sorted(scan.neighbours(0)) == [1, 2, 3]
