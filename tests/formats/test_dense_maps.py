@@ -77,10 +77,11 @@ def test_no_file_and_a_folder_are_one_line(tmp_path: Path, kind: str) -> None:
             FORMATS[kind][0](path)
 
 
+UNDER_LOAD = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=UNDER_LOAD)
 @given(data=some.data())
 def test_any_bytes_are_read_or_refused_by_their_own_error(tmp_path: Path, kind: str, data) -> None:
     whole = HEADERS[kind] + bytes(24)
