@@ -44,7 +44,8 @@ def test_a_finished_run_has_everything_and_nothing_to_do(finished):
     rows = list(csv.DictReader((results / "summary.csv").open()))
     assert [row["model"] for row in rows] == ["teacher", "round1"]
     assert {"accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median"} <= set(rows[0])
-    for path in ("per_scan.csv", "curves.png", "figures/b.png", "clouds/c.png", "round1/fused/c.ply", "scans/a/overview.png"):
+    pictures = ("curves.png", "figures/b.png", "clouds/c.png", "scans/a/overview.png")
+    for path in ("per_scan.csv", "round1/fused/c.ply", *pictures):
         assert (results / path).stat().st_size > 0
     assert not list(results.rglob("*.part"))
     assert not finished.planned("tiny.yaml")
