@@ -194,7 +194,7 @@ def test_masks_are_found_under_the_names_that_colmap_gives_them(tmp_path: Path) 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     folder = write_project(tmp_path)
     write_binary_model(folder / "sparse" / "0", small_model((*NAMES[:2], name)))
-    with pytest.raises(FormatError, match="expected image names that stay in"):
+    with pytest.raises(FormatError, match="expected the path of a file below"):
         read(tmp_path, "project")
 
 
