@@ -903,6 +903,26 @@ def _in_a_name(value: Any) -> str:
 S = TypeVar("S")
 
 
+def change(values: dict[str, Any], changes: Sequence[str]) -> None:
+    """Put what `--set` gives into a mapping: `key=value` with dotted keys and YAML values.
+
+    Raises:
+        SettingsError: a change is not understood.
+    """
+    import yaml
+
+    for given in changes:
+        key, equals, value = given.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {given}: expected key=value, found no `=`")
+        try:
+            put(values, key, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {given}: expected YAML, found {' '.join(str(error).split())}") from None
+        except ValueError as error:
+            raise SettingsError(f"--set {given}: {error}") from None
+
+
 def parse(kind: type[S] | Any, values: Any, where: str) -> S:
     """Validate values into settings (a class or a union of classes); every mistake in one message that names its key.
 
