@@ -136,6 +136,8 @@ RULES = (
 UNSET = {
     "crop": (128, 160), "image_size": (128, 160), "depth_range": (1.0, 2.0), "hypotheses": (8, 8, 8),
     "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
+    "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
+    "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
 }  # fmt: skip
 """Values for keys that are none by default."""
 AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
@@ -148,7 +150,13 @@ def other_value(value: object) -> object:
             return not value
         case str():
             others = {"auto": "interval", "expectation": "winner", "bin_mass": "density", "float32": "bfloat16"}
-            return {**others, "four_bins": "maximum", "geometric": "gipuma"}.get(value, value + "x")
+            return {
+                **others,
+                "four_bins": "maximum",
+                "geometric": "gipuma",
+                "listed": "found",
+                "SIMPLE_RADIAL": "OPENCV",
+            }.get(value, value + "x")
         case None:
             return 2
         case tuple():
@@ -162,7 +170,10 @@ def other_value(value: object) -> object:
     raise AssertionError(value)
 
 
-KINDS = ("mvsnet", "dtu", "blendedmvs", "tanks_and_temples", "eth3d")
+KINDS = (
+    "mvsnet", "dtu", "blendedmvs", "tanks_and_temples", "eth3d", "colmap", "photographs", "transforms", "strecha",
+    "middlebury", "idr", "rgbd",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_opening_reads_no_image_and_no_map(scan, maps, images):
 def test_check_and_encoding_hold_a_few_maps(scan, depth, maps, tmp_path):
     check.run(ConsistencySettings(sources=NEIGHBOURS), [scan], [depth], [tmp_path / "agreement.h5"])
     assert maps.given >= 2 * VIEWS
-    assert maps.most <= check.KEPT_VIEWS + 4 * (NEIGHBOURS + 2)
+    assert maps.most <= 80  # 32 kept, and four views' in hand: ahead, at work
     maps.given = maps.most = 0
     encode.run(EncodingSettings(), [depth], [tmp_path / "agreement.h5"], [tmp_path / "labels.h5"])
     assert maps.given == 5 * VIEWS
@@ -134,7 +134,7 @@ def test_fusion_and_evaluation_hold_a_few_maps_and_images(scan, depth, maps, ima
     settings = FusionSettings(sources=NEIGHBOURS)
     fuse.run(settings, [scan], [depth], [tmp_path / "long.ply"])
     assert maps.given >= 2 * VIEWS and images.given == VIEWS
-    assert maps.most <= fuse.KEPT_DEPTHS + fuse.KEPT_CONFIDENCES + 4
+    assert maps.most <= 44  # 32 depths and 8 confidences kept
     assert images.most <= 2
     maps.most = 0
     evaluate.run(EvaluationSettings(), [scan], [depth], [tmp_path / "long.ply"], [tmp_path / "long.json"])

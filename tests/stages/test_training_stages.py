@@ -55,10 +55,10 @@ def trained(scan, tmp_path_factory) -> Path:
     return folder
 
 
-def write_labels(path: Path, valid: bool = True) -> None:
+def write_labels(path: Path, valid: bool | np.ndarray = True) -> None:
     with storage.create(path, kind="pseudo_label", views=4, size=(64, 96), attributes={"scan": "plane"}) as out:
         for i in range(4):
-            mask = np.full((64, 96), valid)
+            mask = np.broadcast_to(valid, (64, 96))
             out.write(i, mean=np.full((64, 96), 620.0, np.float32) * mask, variance=mask * np.float32(9), valid=mask)
 
 
@@ -277,6 +277,14 @@ def test_a_student_trains_from_scratch_on_labels_alone(scan, tmp_path):
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert {"divergence1", "divergence3", "labelled", "photometric_all"} <= set(header.split(","))
     assert len(rows) == 4 + 3
+
+
+def test_a_student_learns_nothing_outside_the_masks(scan, tmp_path):
+    """The scan's masks leave out the ten columns that alone have labels here."""
+    write_labels(tmp_path / "labels.h5", np.arange(96) < 10)
+    settings = small(STUDENT, epochs=1, steps_per_epoch=1, validation_share=0.0)
+    student.run(settings, [scan], [tmp_path / "labels.h5"], tmp_path / "checkpoint.pt", tmp_path / "metrics.csv")
+    assert [float(metrics_of(tmp_path)[0][name]) for name in ("loss", "divergence1", "labelled")] == [0, 0, 0]
 
 
 def test_other_settings_do_not_take_up_the_progress_of_this_training(trained, scan, tmp_path):

@@ -25,7 +25,7 @@ ROUND1 = ["student", "infer_round1", "check_round1", "fuse_round1", "evaluate_ro
 AFTER_DEPTH = ["check_teacher", "encode_teacher", "fuse_teacher", "evaluate_teacher", *ROUND1]
 
 STALE = {
-    "dataset.seed": (1, {"prepare", "teacher", "infer_teacher", *AFTER_DEPTH}),
+    "dataset.seed": (1, {"prepare", "overview", "teacher", "infer_teacher", *AFTER_DEPTH}),
     "teacher.loss.featuremetric_weight": (2.0, {"teacher", "infer_teacher", *AFTER_DEPTH}),
     "inference.confidence": ("maximum", {"infer_teacher", *AFTER_DEPTH}),
     "consistency.reprojection_px": (40.0, {"check_teacher", "encode_teacher", *ROUND1}),
@@ -44,7 +44,8 @@ def test_a_finished_run_has_everything_and_nothing_to_do(finished):
     rows = list(csv.DictReader((results / "summary.csv").open()))
     assert [row["model"] for row in rows] == ["teacher", "round1"]
     assert {"accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median"} <= set(rows[0])
-    for path in ("per_scan.csv", "curves.png", "figures/b.png", "clouds/c.png", "round1/fused/c.ply"):
+    pictures = ("curves.png", "figures/b.png", "clouds/c.png", "scans/a/overview.png")
+    for path in ("per_scan.csv", "round1/fused/c.ply", *pictures):
         assert (results / path).stat().st_size > 0
     assert not list(results.rglob("*.part"))
     assert not finished.planned("tiny.yaml")
@@ -75,7 +76,7 @@ def test_one_more_scan_to_evaluate_trains_nothing(finished):
     finished.configure("overlay.yaml", {"scans": {"evaluation": [*TINY["scans"]["evaluation"], "d"]}})
     planned = finished.planned("tiny.yaml", "overlay.yaml")
     both = {f"{stage}_{model}" for stage in ("infer", "check", "fuse", "evaluate") for model in ("teacher", "round1")}
-    assert set(planned) == {"prepare", *SCORES, *both}
+    assert set(planned) == {"prepare", "overview", *SCORES, *both}
     assert planned["infer_teacher"] == 1  # the shard of the scans that are only evaluated
 
 

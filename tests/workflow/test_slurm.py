@@ -141,6 +141,7 @@ def start() -> Iterator[Start]:
 
 ASKED = {
     "prepare": {"threads": 2, "mem_mb": 1100, "runtime": 11},
+    "overview": {"threads": 1, "mem_mb": 1150, "runtime": 12},
     "teacher": {"threads": 5, "mem_mb": 1200, "runtime": 1500},
     "student": {"threads": 6, "mem_mb": 1300, "runtime": 13},
     "infer": {"threads": 4, "mem_mb": 1400, "runtime": 14},
