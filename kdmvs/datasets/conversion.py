@@ -265,9 +265,7 @@ def _add(
     if masks and view.mask is not None:
         mask = _at_pixels(_upright(read_mask(view.mask), photo), window, photo, places)
         shown = mask if shown is None else shown & mask
-    out.add_view(
-        images, K, view.cam_from_world, depth_range, neighbours, depth=depth, mask=shown, source=view.image.name
-    )
+    out.add_view(images, K, view.cam_from_world, depth_range, neighbours, depth=depth, mask=shown, source=view.original)
 
 
 def _prepared(
@@ -316,7 +314,8 @@ def _at_pixels(
         values = Window.cut(photo.size, photo.size).nearest(values)
         columns, rows = (np.ceil(places[..., axis] - 0.5).astype(int) for axis in (0, 1))
         seen = (columns >= 0) & (rows >= 0) & (columns < photo.size[1]) & (rows < photo.size[0])
-        values = np.where(seen, values[rows.clip(0, photo.size[0] - 1), columns.clip(0, photo.size[1] - 1)], 0)
+        values = values[rows.clip(0, photo.size[0] - 1), columns.clip(0, photo.size[1] - 1)]
+        values[~seen] = 0
     return window.nearest(values)
 
 

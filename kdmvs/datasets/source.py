@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -62,6 +62,12 @@ class SourceView:
     mask: Path | None = None
     lights: Sequence[Path] = ()
     name: str = ""
+
+    @property
+    def original(self) -> str:
+        """The photograph's name, with its folders where the format names it so: cameras of a rig count alike."""
+        named = PurePosixPath(self.name)
+        return str(named) if named.name == self.image.name else self.image.name
 
 
 @dataclass(frozen=True)

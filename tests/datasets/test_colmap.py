@@ -18,6 +18,7 @@ from kdmvs.errors import DataError, FormatError, KdmvsError
 from kdmvs.formats.cam import read_cam
 from kdmvs.formats.colmap import ColmapImage, ColmapModel, read_model, write_text_model
 from kdmvs.formats.image import read_image, write_image, write_mask
+from kdmvs.formats.manifest import read_manifest
 from kdmvs.scans import Scan
 from tests.colmap_models import NAMES, SIZE, small_model, write_binary_model
 from tests.views import camera
@@ -153,6 +154,13 @@ def test_views_are_in_the_order_of_their_names_with_their_own_cameras_and_points
     seen = {(1, p) for p in range(4)} | {(0, p) for p in range(4)} | {(3, 0), (3, 2)}
     assert set(zip(source.sparse.view.tolist(), source.sparse.point.tolist(), strict=True)) == seen
     np.testing.assert_array_equal(source.sparse.points[2], [0, 0, 590])
+
+
+def test_a_prepared_view_keeps_the_folder_of_its_photograph_which_may_tell_two_apart(tmp_path: Path) -> None:
+    folder = write_project(tmp_path)
+    write_image(folder / "images" / "c.png", np.full((100, 200, 3), 90, dtype=np.uint8))
+    convert(read(tmp_path, "project"), tmp_path / "scan", name="project", depth_range=(1.0, 2.0))
+    assert [view["source"] for view in read_manifest(tmp_path / "scan" / "scan.json")["views"]] == list(ORDER)
 
 
 def test_of_several_models_the_one_with_the_most_images_is_taken_and_a_note_says_so(tmp_path: Path) -> None:
