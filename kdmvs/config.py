@@ -45,9 +45,9 @@ Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused."""
+    """Base of all settings: frozen, unknown keys refused, numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical(self) -> str:
         """One JSON string for equal settings, whatever way they were written: what a rule carries and a stage gets."""
