@@ -14,6 +14,8 @@ from kdmvs.datasets.colmap import read, recognises
 from kdmvs.datasets.conversion import convert
 from kdmvs.datasets.lenses import OpenCVLens
 from kdmvs.datasets.source import SourceScan, SourceView
+from kdmvs.datasets.triangulation import features
+from kdmvs.datasets.verification import matches
 from kdmvs.errors import DataError, FormatError, KdmvsError
 from kdmvs.formats.cam import read_cam
 from kdmvs.formats.colmap import ColmapImage, ColmapModel, read_model, write_text_model
@@ -62,20 +64,6 @@ def test_points_project_onto_the_keypoints_that_show_them(shared_data: Path, sam
         assert len(source.sparse.seen_by(i)) == len(np.unique(image.points[with_point]))
 
 
-def sift_matches(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places (u, v) of SIFT matches that are each other's best by far."""
-    sift = cv2.SIFT_create(1500)
-    (points, descriptors), (points2, descriptors2) = (
-        sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image in (one, other)
-    )
-    pairs = cv2.BFMatcher().knnMatch(descriptors, descriptors2, k=2)
-    kept = [best for best, second in pairs if best.distance < 0.7 * second.distance]
-    return (
-        np.array([points[match.queryIdx].pt for match in kept]),
-        np.array([points2[match.trainIdx].pt for match in kept]),
-    )
-
-
 def epipolar_px(one: SourceView, other: SourceView, at: np.ndarray, at2: np.ndarray) -> np.ndarray:
     """Distance of each match from the epipolar line of its fellow, in pixels, without distortion."""
 
@@ -100,7 +88,7 @@ def test_cameras_agree_with_matches_of_the_photographs(
 ) -> None:
     source = read(shared_data / "native", sample)
     one, other = (source.views[i] for i in pair)
-    at, at2 = sift_matches(read_image(one.image), read_image(other.image))
+    at, at2 = matches(*(features(read_image(view.image)) for view in (one, other)))
     assert len(at) > 80
     assert np.median(epipolar_px(one, other, at, at2)) < most_px
     swapped = replace(other, cam_from_world=source.views[pair[1] + 1].cam_from_world)
@@ -114,7 +102,7 @@ def test_a_lens_is_taken_away_and_what_is_left_is_a_pinhole_that_the_matches_agr
     scan = Scan.open(tmp_path)
     cameras = [(i, scan.camera(i).K.double().numpy(), scan.camera(i).cam_from_world.double().numpy()) for i in (0, 3)]
     one, other = (SourceView(tmp_path / f"images/{i:08d}.png", K, pose) for i, K, pose in cameras)
-    at, at2 = sift_matches(read_image(one.image), read_image(other.image))
+    at, at2 = matches(*(features(read_image(view.image)) for view in (one, other)))
     assert len(at) > 80
     assert np.median(epipolar_px(one, other, at, at2)) < 0.5
 
