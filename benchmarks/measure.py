@@ -22,6 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from kdmvs.gpu import ENVIRONMENT
+
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
 
@@ -84,7 +86,7 @@ def peak_mib(prepare: str, **arguments: Any) -> float:
     `prepare` where that is not meant.
     """
     command = [sys.executable, "-m", "benchmarks.measure", prepare, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**ENVIRONMENT, **os.environ})
     if done.returncode:
         raise RuntimeError(f"{prepare} {arguments}: {done.stderr[-2000:]}")
     return float(done.stdout.splitlines()[-1])

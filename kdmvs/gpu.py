@@ -25,6 +25,9 @@ from pathlib import Path
 from kdmvs import supervise
 from kdmvs.errors import KdmvsError
 
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""What a job runs under unless its user says otherwise. glibc gives every thread an arena and keeps what is freed in
+it, so that a check of 196 views took 1.4 times the memory of one of 49; with one arena it takes 1.1 to 1.2 times."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SLOTS = "KDMVS_GPU_SLOTS"
 """Environment variable that moves the folder of the lock files (default: one for the whole machine)."""
@@ -179,6 +182,8 @@ def main(arguments: list[str]) -> int:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while waiting is no bug and prints no traceback
     devices = visible_devices(int(arguments[0]), above)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if devices is not None:
         os.environ[VISIBLE] = devices
     code = supervise.run(arguments[2:], above)

@@ -138,6 +138,12 @@ def test_a_job_without_gpus_sees_none(start):
     assert job.communicate(timeout=20)[0] == "[]\n"
 
 
+def test_a_job_keeps_what_its_threads_free_in_one_place_unless_its_user_says_otherwise(start):
+    code = "import os; print(os.environ['MALLOC_ARENA_MAX'])"
+    assert start(0, code).communicate()[0].strip() == "1"
+    assert start(0, code, MALLOC_ARENA_MAX="4").communicate()[0].strip() == "4"
+
+
 def test_a_machine_without_gpus_runs_the_job_on_the_cpu(start):
     job = start(1, "import os; print('[' + os.environ['CUDA_VISIBLE_DEVICES'] + ']')", CUDA_VISIBLE_DEVICES="")
     assert job.communicate(timeout=20)[0] == "[]\n"
