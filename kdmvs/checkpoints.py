@@ -84,4 +84,6 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+)", text)
     if refused is not None:
         return f"Python objects ({refused[1]}), which could run code and are not loaded; save its state_dict alone"
+    if "weights_only" in text:  # PyTorch advises to load it all the same
+        return "a pickle that is not PyTorch's, which could run code and is not loaded; write it with torch.save"
     return (text.splitlines()[0] if text.strip() else type(error).__name__)[:120]

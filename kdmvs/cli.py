@@ -167,7 +167,7 @@ def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
     """
     import yaml
 
-    from kdmvs.config import parse, put
+    from kdmvs.config import change, parse
 
     is_text = text.lstrip().startswith("{")
     where = "--settings" if is_text else text
@@ -179,16 +179,7 @@ def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
         raise SettingsError(f"{where}: expected JSON or YAML, found {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise SettingsError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {change}: expected key=value, found no `=`")
-        try:
-            put(values, key, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--set {change}: expected YAML, found {' '.join(str(error).split())}") from None
-        except ValueError as error:
-            raise SettingsError(f"--set {change}: {error}") from None
+    change(values, changes)
     return parse(kind, values, where)
 
 

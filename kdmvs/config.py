@@ -11,7 +11,7 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -45,9 +45,9 @@ Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused."""
+    """Base of all settings: frozen, unknown keys refused, numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical(self) -> str:
         """One JSON string for equal settings, whatever way they were written: what a rule carries and a stage gets."""
@@ -901,6 +901,26 @@ def _in_a_name(value: Any) -> str:
 
 
 S = TypeVar("S")
+
+
+def change(values: dict[str, Any], changes: Sequence[str]) -> None:
+    """Put what `--set` gives into a mapping: `key=value` with dotted keys and YAML values.
+
+    Raises:
+        SettingsError: a change is not understood.
+    """
+    import yaml
+
+    for given in changes:
+        key, equals, value = given.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {given}: expected key=value, found no `=`")
+        try:
+            put(values, key, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {given}: expected YAML, found {' '.join(str(error).split())}") from None
+        except ValueError as error:
+            raise SettingsError(f"--set {given}: {error}") from None
 
 
 def parse(kind: type[S] | Any, values: Any, where: str) -> S:

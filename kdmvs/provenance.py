@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +40,10 @@ not retrain the teacher."""
 
 TEXTS = (".txt", ".json", ".log", ".mlp", ".camera")
 """Files of cameras, which can change and keep their size; they are small."""
+BINARIES = (".npz", "cameras.bin", "images.bin", "points3D.bin")
+"""The same in bytes: a COLMAP model that was moved or scaled keeps the size of its files."""
+FIRST_BYTES = 1 << 20
+"""Of a binary that count. They can be large, and what moves a model moves its first image and point."""
 
 COMPUTING = {
     "torch": "torch",
@@ -76,30 +80,43 @@ def code_digest(module: str) -> str:
 def files_digest(folder: Path) -> str:
     """The digest of what lies in a folder of photographs; 16 hexadecimal digits, or "" where nothing is there.
 
-    Names and sizes of all files, and the content of text files (cameras, pairs): moving or copying a data set makes
-    nothing stale, one more photograph or another depth range does. Hidden files do not count. A single file counts by
-    its size.
+    Names and sizes of all files, and the content of cameras and pairs: moving or copying a data set makes nothing
+    stale, one more photograph or another depth range does. Hidden files do not count. A single file counts by its size.
     """
     if folder.is_file():
-        return hashlib.sha256(f"{folder.name} {folder.stat().st_size}".encode()).hexdigest()[:16]
+        return _digest([f"{folder.name} {folder.stat().st_size}"])
     if not folder.is_dir():
         return ""
-    return hashlib.sha256("\n".join(_files(str(folder), "")).encode()).hexdigest()[:16]
+    return _digest(_files(str(folder), "", ()))
 
 
-def _files(folder: str, below: str) -> Iterator[str]:
-    """A line for every file: its path, its size, and the digest of a text. Planning reads a thousand such folders."""
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if entry.name[0] != "."), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _files(entry.path, f"{below}{entry.name}/")
-            continue
-        content = ""
-        if entry.name.endswith(TEXTS):
-            with open(entry.path, "rb", buffering=0) as file:
-                content = hashlib.sha256(file.read()).hexdigest()
-        yield f"{below}{entry.name} {entry.stat().st_size} {content}"
+def _files(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """A line for every file: its path, its size, and the digest of cameras. Planning reads a thousand such folders.
+
+    A link that leads nowhere or to a folder it lies in counts by its name, like what cannot be read: `prepare` will say
+    what is wrong with it, if it needs it.
+    """
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError:
+        return
+    here = (status.st_dev, status.st_ino)
+    for entry in [] if here in above else entries:
+        size, content = -1, ""
+        try:
+            if entry.is_dir():
+                yield from _files(entry.path, f"{below}{entry.name}/", (*above, here))
+                continue
+            size = entry.stat().st_size
+            if entry.name.endswith((*TEXTS, *BINARIES)):
+                with open(entry.path, "rb", buffering=0) as file:
+                    read = file.read(-1 if entry.name.endswith(TEXTS) else FIRST_BYTES)
+                content = hashlib.sha256(read).hexdigest()
+        except OSError:
+            pass
+        yield f"{below}{entry.name} {size} {content}"
 
 
 def changes_digest(folder: Path) -> str:
@@ -111,7 +128,12 @@ def changes_digest(folder: Path) -> str:
         return ""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return _digest(lines)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits of lines with the names of files, which need not be text in any encoding."""
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def closure(module: str) -> list[str]:

@@ -210,3 +210,15 @@ def test_inputs_that_are_not_there_end_in_one_line_and_code_2(
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_scan_is_named_once_in_a_message(tmp_path: Path) -> None:
+    folder = write_plane_scan(tmp_path / "plane").parent
+    for part in ("images", "cams", "lights/1", "depths", "masks"):
+        for path in (folder / part).iterdir():
+            if not path.name.startswith("00000000"):
+                path.unlink()
+    (folder / "pair.txt").write_text("1\n0\n0\n")
+    settings = MvsnetSettings(root=str(tmp_path))
+    with pytest.raises(KdmvsError, match=r"^scan plane: expected at least two views, found 1$"):
+        prepare.run(settings, ["plane"], [tmp_path / "out" / "scan.json"])

@@ -213,6 +213,7 @@ def test_a_setting_of_one_stage_is_in_the_string_of_no_other():
         ({"teacher": {"network": {"hypotheses": [10, 8, 8]}}}, "teacher.network.hypotheses"),
         ({"teacher": {"optimiser": {"crop": [100, 100]}}}, "teacher.optimiser.crop"),
         ({"dataset": {"kind": "synthetic", "image_size": [128, -32]}}, "dataset.image_size"),
+        ({"dataset": {"kind": "auto", "root": "photos", "depth_range": [1, float("inf")]}}, "dataset.depth_range"),
         ({"student": {"loss": {"variance_floor": [-1, 0, 0]}}}, "student.loss.variance_floor"),
         ({"resources": {"trainer": {"gpus": 3}}}, "resources.trainer"),
         ({"resources": {"teacher": {"gpu": 1}}}, "resources.teacher.gpu"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,27 @@ def test_a_folder_of_photographs_is_known_by_names_sizes_and_cameras(tmp_path):
     (tmp_path / "images" / "1.jpg").write_bytes(b"12345")
     assert provenance.files_digest(tmp_path) not in (before, changed)
     assert provenance.files_digest(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize("name", ["cameras_sphere.npz", "sparse/0/images.bin"])
+def test_binary_cameras_are_known_by_their_content(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"12345")
+    before = provenance.files_digest(tmp_path)
+    file.write_bytes(b"12346")
+    assert provenance.files_digest(tmp_path) != before
+
+
+def test_names_in_other_encodings_and_links_that_lead_nowhere_are_no_reason_to_fail(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(b"12345")
+    before = provenance.files_digest(tmp_path)
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"12345")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    for loop in ("up", "up again", "and again"):
+        (tmp_path / loop).symlink_to(".")
+    assert provenance.files_digest(tmp_path) != before
+    assert provenance.changes_digest(tmp_path) != provenance.changes_digest(tmp_path / "none")

@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from kdmvs.datasets.lenses import colmap_lens
-from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside
-from kdmvs.errors import DataError, FormatError
-from kdmvs.formats.colmap import ColmapImage, ColmapModel, ColmapPoints, count_images, model_suffix, read_model
+from kdmvs.datasets.source import SourceScan, SourceView, mask_beside, observed
+from kdmvs.errors import DataError
+from kdmvs.formats.colmap import ColmapImage, ColmapModel, count_images, model_suffix, read_model
 from kdmvs.formats.image import SUFFIXES
+from kdmvs.formats.text import inside
 
 MODELS_BELOW = ("sparse", "sparse_text", ".", "dense/sparse", "dense/0/sparse")
 """Where a model may lie: in these, or in a numbered folder of these."""
@@ -83,7 +84,7 @@ def scan_of_model(model: ColmapModel, where: Path, photographs: Path, masks: Pat
     """
     if not model.images:
         raise DataError(f"{where}: expected registered images, found none; the reconstruction has failed")
-    known = {image.name: _inside(where, photographs, image.name) for image in model.images.values()}
+    known = {image.name: inside(photographs, image.name, str(where)) for image in model.images.values()}
     images = sorted(
         (image for image in model.images.values() if os.path.isfile(known[image.name])), key=lambda image: image.name
     )
@@ -101,7 +102,8 @@ def scan_of_model(model: ColmapModel, where: Path, photographs: Path, masks: Pat
         names = [Path(path).relative_to(photographs).as_posix() for path in unregistered]
         notes.append(f"left out, because the model has no pose of it: {listing(names)}")
     views = [_view(model, image, known[image.name], masks) for image in images]
-    sparse = None if model.points is None else _sparse(model.points, images)
+    points, ids = model.points, [image.id for image in images]
+    sparse = None if points is None else observed(points.positions, points.track[:, 1], points.track[:, 0], ids)
     return SourceScan(views, sparse=sparse, notes=notes)
 
 
@@ -132,16 +134,6 @@ def _images_beside(folder: Path, model: Path) -> Path:
     return folder / "images"
 
 
-def _inside(where: Path, folder: Path, name: str) -> Path:
-    """The path of an image's name, which must not lead out of the folder."""
-    relative = PurePosixPath(name.replace("\\", "/"))
-    if not relative.name or relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0]:
-        raise FormatError(
-            f"{where}: expected image names that stay in {folder}, found `{name[:60]}`; make the names relative"
-        )
-    return folder / relative
-
-
 def _photographs_below(folder: Path) -> set[str]:
     """Paths of all photographs in a folder and below it."""
     return {
@@ -163,16 +155,3 @@ def _view(model: ColmapModel, image: ColmapImage, path: Path, masks: Path) -> So
         mask=mask_beside(masks / PurePosixPath(image.name).parent, path),
         name=image.name,
     )
-
-
-def _sparse(points: ColmapPoints, images: Sequence[ColmapImage]) -> SparsePoints | None:
-    """Points and the views that have seen them; observations of images that are not there are passed over."""
-    place, image = points.track[:, 0], points.track[:, 1]
-    ids = np.array([image.id for image in images], dtype=np.int64)
-    order = np.argsort(ids)
-    at = np.searchsorted(ids[order], image).clip(max=len(ids) - 1)
-    view = order[at]
-    seen = np.unique(np.column_stack((view, place))[ids[view] == image], axis=0)
-    if not len(seen):
-        return None
-    return SparsePoints(points.positions, seen[:, 0], seen[:, 1])

@@ -23,17 +23,13 @@ from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints
 from kdmvs.datasets.triangulation import Features, features, triangulated
 from kdmvs.datasets.window import Window, turned
 from kdmvs.errors import DataError
-from kdmvs.formats.cam import far_origin
+from kdmvs.formats.cam import far_origin, fits
 from kdmvs.formats.image import check_whole, header, read_image, read_mask
 
 SAME_PROPORTIONS = 0.01
 """Width over height of a resized photograph may differ this much from its camera's: sides are whole numbers."""
 ALIKE = 0.1
 """Photographs at most this much larger than the smallest are cut and not resized (undistortion trims rows)."""
-CENTRAL_SHARE = (0.1, 0.9)
-"""Where the principal point may lie in one axis, as a share of the side."""
-BOTH_CENTRAL_SHARE = (1 / 3, 2 / 3)
-"""In at least one axis it must lie here: off in both means that K belongs to an image of another size."""
 KEPT_FEATURES = 64
 """Views whose features stay in memory while neighbouring views are matched, at most 2 MB each."""
 SAMPLED_DEPTHS = 10_000
@@ -133,10 +129,7 @@ def photo_of(view: SourceView) -> Photo:
                     f"the same proportions, found {size[1]} x {size[0]}; give the image that was calibrated"
                 )
             K = Window(view.size, size, size).camera(K)
-    share = (float(K[1, 2] + 0.5) / size[0], float(K[0, 2] + 0.5) / size[1])
-    inside = all(CENTRAL_SHARE[0] <= axis <= CENTRAL_SHARE[1] for axis in share)
-    central = any(BOTH_CENTRAL_SHARE[0] <= axis <= BOTH_CENTRAL_SHARE[1] for axis in share)
-    if not (inside and central):
+    if not fits(K, size):
         raise DataError(
             f"{view.image}: expected an image of the size that its camera says, with the principal point "
             f"({K[0, 2]:g}, {K[1, 2]:g}) near the middle; found {size[1]} x {size[0]} (width x height); give the image "
@@ -265,9 +258,7 @@ def _add(
     if masks and view.mask is not None:
         mask = _at_pixels(_upright(read_mask(view.mask), photo), window, photo, places)
         shown = mask if shown is None else shown & mask
-    out.add_view(
-        images, K, view.cam_from_world, depth_range, neighbours, depth=depth, mask=shown, source=view.image.name
-    )
+    out.add_view(images, K, view.cam_from_world, depth_range, neighbours, depth=depth, mask=shown, source=view.original)
 
 
 def _prepared(
@@ -316,7 +307,8 @@ def _at_pixels(
         values = Window.cut(photo.size, photo.size).nearest(values)
         columns, rows = (np.ceil(places[..., axis] - 0.5).astype(int) for axis in (0, 1))
         seen = (columns >= 0) & (rows >= 0) & (columns < photo.size[1]) & (rows < photo.size[0])
-        values = np.where(seen, values[rows.clip(0, photo.size[0] - 1), columns.clip(0, photo.size[1] - 1)], 0)
+        values = values[rows.clip(0, photo.size[0] - 1), columns.clip(0, photo.size[1] - 1)]
+        values[~seen] = 0
     return window.nearest(values)
 
 

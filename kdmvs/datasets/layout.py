@@ -73,7 +73,7 @@ class LayoutWriter:
             neighbours: (view, score), best first.
             depth: at the images' size, 0 = unknown; None where there is none.
             mask: at the images' size, True on the object; None where there is none.
-            source: the original file's name.
+            source: the original file's name, with folders where those tell views apart.
         """
         i = len(self._views)
         if len(images) != self.lights:

@@ -9,7 +9,7 @@ Ids may have gaps; they are numbered anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from kdmvs.datasets.numbered import IMAGE, measured_depth, numbered_files, numbered_views
-from kdmvs.datasets.source import SourceScan, SourceView, mask_beside, renumbered
+from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside, observed, renumbered
 from kdmvs.errors import DataError
 from kdmvs.formats.cam import DepthLine
 from kdmvs.formats.image import header
@@ -91,9 +91,15 @@ def read(
     sparse, reference = origin / "sparse.npz", origin / "reference.ply"
     return SourceScan(
         renumbered(views),
-        sparse=read_sparse(sparse, len(views)) if sparse.exists() else None,
+        sparse=_points(sparse, [i for i, _ in views]) if sparse.exists() else None,
         reference=reference if reference.exists() else None,
     )
+
+
+def _points(path: Path, ids: Sequence[int]) -> SparsePoints | None:
+    """The points, of which sparse.npz says by id, as pair.txt, who has seen them."""
+    found = read_sparse(path)
+    return observed(found.points, found.view, found.point, ids)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:

@@ -158,6 +158,9 @@ def _photographs(folder: Path) -> list[Photograph]:
                 "as JPEG at full size"
             )
         raise DataError(f"{base}: expected at least {LEAST_VIEWS} photographs, found {len(found)}; take 20 or more")
+    for path in found:
+        if any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in path.relative_to(base).as_posix()):
+            raise DataError(f"{base}: expected names in UTF-8, which COLMAP can keep, found {path.name!a}; rename it")
     return [_photograph(path, path.relative_to(base).as_posix()) for path in found]
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
 from kdmvs.formats.image import SUFFIXES
 from kdmvs.formats.sparse import SparsePoints
@@ -63,6 +63,12 @@ class SourceView:
     lights: Sequence[Path] = ()
     name: str = ""
 
+    @property
+    def original(self) -> str:
+        """The photograph's name, with its folders where the format names it so: cameras of a rig count alike."""
+        named = PurePosixPath(self.name)
+        return str(named) if named.name == self.image.name else self.image.name
+
 
 @dataclass(frozen=True)
 class SourceScan:
@@ -94,6 +100,23 @@ def renumbered(views: Sequence[tuple[int, SourceView]]) -> list[SourceView]:
         else replace(view, neighbours=[(place[j], score) for j, score in view.neighbours if j in place])
         for _, view in views
     ]
+
+
+def observed(
+    points: Float64[np.ndarray, "n 3"],
+    view: Int64[np.ndarray, " m"],
+    point: Int64[np.ndarray, " m"],
+    ids: Sequence[int],
+) -> SparsePoints | None:
+    """Points and who has seen them, the views named by place in `ids` instead of by id; None where nobody has.
+
+    Observations of views that are not among `ids` are left out, and so is a second one of the same point.
+    """
+    known = np.array(ids, dtype=np.int64)
+    order = np.argsort(known)
+    place = order[np.searchsorted(known[order], view).clip(max=len(known) - 1)]
+    seen = np.unique(np.column_stack((place, point))[known[place] == view], axis=0)
+    return SparsePoints(points, seen[:, 0], seen[:, 1]) if len(seen) else None
 
 
 def mask_beside(folder: Path, image: Path) -> Path | None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
 
 from kdmvs.datasets import places
 from kdmvs.datasets.numbered import IMAGE, NumberedView, numbered_files, numbered_views
@@ -26,6 +25,7 @@ from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import DepthLine
 from kdmvs.formats.trajectory import LoggedPose, read_alignment, read_trajectory
 from kdmvs.scan_lists import LISTS
+from kdmvs.view_selection import centres
 
 if TYPE_CHECKING:
     from kdmvs.types import PointCloud
@@ -153,10 +153,6 @@ def _same_places(views: Sequence[NumberedView], poses: Sequence[LoggedPose]) -> 
     if len(views) != len(poses):
         return False
     logged = np.stack([pose.world_from_cam[:3, 3] for pose in sorted(poses, key=lambda pose: pose.index)])
-    centres = np.stack([_centre(view.cam.cam_from_world) for view in views])
+    stand = centres(np.stack([view.cam.cam_from_world for view in views]))
     spread = float(np.linalg.norm(logged - logged.mean(axis=0), axis=1).max())
-    return bool(np.linalg.norm(centres - logged, axis=1).max() <= SAME_PLACE * max(spread, 1e-12))
-
-
-def _centre(cam_from_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, " 3"]:
-    return np.asarray(-cam_from_world[:3, :3].T @ cam_from_world[:3, 3], dtype=np.float64)
+    return bool(np.linalg.norm(stand - logged, axis=1).max() <= SAME_PLACE * max(spread, 1e-12))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from kdmvs.errors import DataError, FormatError
-from kdmvs.formats.cam import read_cam_file
+from kdmvs.formats.cam import fits, read_cam_file
 from kdmvs.formats.colmap import model_suffix, read_model
 from kdmvs.formats.colmap_map import read_colmap_map
 from kdmvs.formats.dmb import read_dmb
 from kdmvs.formats.image import SUFFIXES
 from kdmvs.formats.pfm import read_pfm
+from kdmvs.view_selection import centres
 
 Match = Literal["auto", "name", "number"]
 Preferred = Literal["geometric", "photometric"]
@@ -30,10 +30,6 @@ DMB_NAMES = ("depths_geom.dmb", "depths.dmb", "disp.dmb")
 """Best first: ACMM's geometric and photometric maps, gipuma's, which are depth in spite of their name."""
 RUN_NUMBER = re.compile(r"2333_+")
 """What gipuma and ACMM put before a view's name."""
-CENTRAL_SHARE = (0.1, 0.9)
-"""Where the principal point of a map's own camera lies in one axis, as a share of the side."""
-BOTH_CENTRAL_SHARE = (1 / 3, 2 / 3)
-"""In at least one axis it lies here."""
 STRIDES = (1, 2, 4, 8)
 """A map may keep every so many pixels of the image that the camera beside it is of."""
 PLACES = 3
@@ -177,9 +173,11 @@ def check_scale(
         DataError: they are; the message says by which factor.
     """
     known = [i for i, view in sorted(maps.items()) if view.camera is not None]
-    theirs = [_centre(camera.cam_from_world) for i in known if (camera := maps[i].camera) is not None]
-    ours = [_centre(cam_from_world[i]) for i in known]
-    lengths = [sum(float(np.linalg.norm(b - a)) for a, b in pairwise(centres)) for centres in (theirs, ours)]
+    if not known:
+        return
+    theirs = np.stack([camera.cam_from_world for i in known if (camera := maps[i].camera) is not None])
+    ours = np.stack([cam_from_world[i] for i in known])
+    lengths = [float(np.linalg.norm(np.diff(centres(poses), axis=0), axis=1).sum()) for poses in (theirs, ours)]
     if lengths[0] > 0 and lengths[1] > 0 and abs(lengths[0] * scale / lengths[1] - 1) > SCALE_TOLERANCE:
         raise DataError(
             f"{folder}: expected maps in the scan's unit, found cameras beside them whose distances are "
@@ -332,9 +330,7 @@ def _intrinsics(camera: MapCamera, shape: tuple[int, int]) -> Float64[np.ndarray
         shift = np.array([[scale_u, 0, 0.5 * scale_u - 0.5], [0, scale_v, 0.5 * scale_v - 0.5], [0, 0, 1]])
         return shift @ camera.K
     for stride in STRIDES:
-        places = [(camera.K[row, 2] + 0.5) / (stride * shape[axis]) for axis, row in ((0, 1), (1, 0))]
-        inside = all(CENTRAL_SHARE[0] <= place <= CENTRAL_SHARE[1] for place in places)
-        if inside and any(BOTH_CENTRAL_SHARE[0] <= place <= BOTH_CENTRAL_SHARE[1] for place in places):
+        if fits(camera.K, (stride * shape[0], stride * shape[1])):
             return np.diag([1 / stride, 1 / stride, 1.0]) @ camera.K
     return None
 
@@ -344,7 +340,3 @@ def _plain(name: str, short: bool = False) -> str:
     name = name.rpartition("/")[2] if short else name
     stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
     return str(int(stem)) if stem.isdecimal() else stem
-
-
-def _centre(cam_from_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, " 3"]:
-    return np.asarray(-cam_from_world[:3, :3].T @ cam_from_world[:3, 3], dtype=np.float64)

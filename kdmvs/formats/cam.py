@@ -21,6 +21,11 @@ FAR = 100.0
 """Nearest depths between the world's origin and a camera, beyond which float32 poses would move pixels: by 0.006 px at
 that distance and a focal length of 1000 px, in proportion to both."""
 
+CENTRAL_SHARE = (0.1, 0.9)
+"""Where the principal point may lie in one axis, as a share of the side."""
+BOTH_CENTRAL_SHARE = (1 / 3, 2 / 3)
+"""In at least one axis it must lie here: off in both means that K belongs to an image of another size."""
+
 
 @dataclass(frozen=True)
 class CamFile:
@@ -112,6 +117,13 @@ def read_cam_file(path: Path) -> CamFile:
         raise FormatError(f"{path} line {number}: expected the end after the depth line, found `{shown(text)}`")
     number, text = found[9]
     return CamFile(path, K, cam_from_world, tuple(numbers(f"{path} line {number}", text).tolist()), number)
+
+
+def fits(K: Float64[np.ndarray, "3 3"], size: tuple[int, int]) -> bool:
+    """Whether K may be that of an image of a size (height, width): its principal point lies near the middle."""
+    shares = [float(K[row, 2] + 0.5) / side for row, side in zip((1, 0), size, strict=True)]
+    inside = all(CENTRAL_SHARE[0] <= share <= CENTRAL_SHARE[1] for share in shares)
+    return inside and any(BOTH_CENTRAL_SHARE[0] <= share <= BOTH_CENTRAL_SHARE[1] for share in shares)
 
 
 def far_origin(poses: Float64[np.ndarray, "v 4 4"], nearest: float) -> Float64[np.ndarray, " 3"] | None:

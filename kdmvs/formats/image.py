@@ -114,6 +114,15 @@ def write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     _write_png(path, np.ascontiguousarray(image[..., ::-1]))
 
 
+def read_stored(path: Path) -> np.ndarray:
+    """Read an image as it is stored, whatever its channels and bits: for those that hold numbers and no colours.
+
+    Raises:
+        FormatError: as `read_image`.
+    """
+    return _decode(path, cv2.IMREAD_UNCHANGED)
+
+
 def read_mask(path: Path, above: int = 127) -> Bool[np.ndarray, "h w"]:
     """Read a mask: True where the grey value is above a bound.
 
@@ -160,7 +169,7 @@ def _orientation(exif: object) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
+def _decode(path: Path, flags: int) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             size = _header(path, file, path.stat().st_size).size
@@ -175,7 +184,7 @@ def _decode(path: Path, flags: int) -> UInt8[np.ndarray, "h w *c"]:
         values = None
     if values is None or values.shape[:2] != size:
         raise FormatError(f"{path}: expected an image, found {len(data)} bytes that no decoder reads")
-    return np.asarray(values, dtype=np.uint8)
+    return np.asarray(values)
 
 
 def _check_whole(path: Path, data: bytes) -> None:

@@ -15,13 +15,12 @@ from jaxtyping import Float64
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.cam import ROTATION_TOLERANCE
 from kdmvs.formats.text import lines, numbers
 
 LINES = 5
 LARGEST_INDEX = 10**9
 LARGEST_SCALE = 1e9
-ROTATION_TOLERANCE = 1e-3
-"""Largest entry of R R^T - 1."""
 
 
 @dataclass(frozen=True)

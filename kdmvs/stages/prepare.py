@@ -36,5 +36,6 @@ def run(settings: DatasetSettings, name: list[str], out: list[Path]) -> None:
         try:
             convert(scan, path.parent, **arguments)
         except KdmvsError as error:
-            raise type(error)(f"scan {scan}: {error}") from None
+            of_scan = f"scan {scan}: "
+            raise type(error)(of_scan + str(error).removeprefix(of_scan)) from None
         print(f"prepare {scan}: -> {path}", flush=True)

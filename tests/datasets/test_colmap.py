@@ -14,10 +14,13 @@ from kdmvs.datasets.colmap import read, recognises
 from kdmvs.datasets.conversion import convert
 from kdmvs.datasets.lenses import OpenCVLens
 from kdmvs.datasets.source import SourceScan, SourceView
+from kdmvs.datasets.triangulation import features
+from kdmvs.datasets.verification import matches
 from kdmvs.errors import DataError, FormatError, KdmvsError
 from kdmvs.formats.cam import read_cam
 from kdmvs.formats.colmap import ColmapImage, ColmapModel, read_model, write_text_model
 from kdmvs.formats.image import read_image, write_image, write_mask
+from kdmvs.formats.manifest import read_manifest
 from kdmvs.scans import Scan
 from tests.colmap_models import NAMES, SIZE, small_model, write_binary_model
 from tests.views import camera
@@ -61,20 +64,6 @@ def test_points_project_onto_the_keypoints_that_show_them(shared_data: Path, sam
         assert len(source.sparse.seen_by(i)) == len(np.unique(image.points[with_point]))
 
 
-def sift_matches(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places (u, v) of SIFT matches that are each other's best by far."""
-    sift = cv2.SIFT_create(1500)
-    (points, descriptors), (points2, descriptors2) = (
-        sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image in (one, other)
-    )
-    pairs = cv2.BFMatcher().knnMatch(descriptors, descriptors2, k=2)
-    kept = [best for best, second in pairs if best.distance < 0.7 * second.distance]
-    return (
-        np.array([points[match.queryIdx].pt for match in kept]),
-        np.array([points2[match.trainIdx].pt for match in kept]),
-    )
-
-
 def epipolar_px(one: SourceView, other: SourceView, at: np.ndarray, at2: np.ndarray) -> np.ndarray:
     """Distance of each match from the epipolar line of its fellow, in pixels, without distortion."""
 
@@ -99,7 +88,7 @@ def test_cameras_agree_with_matches_of_the_photographs(
 ) -> None:
     source = read(shared_data / "native", sample)
     one, other = (source.views[i] for i in pair)
-    at, at2 = sift_matches(read_image(one.image), read_image(other.image))
+    at, at2 = matches(*(features(read_image(view.image)) for view in (one, other)))
     assert len(at) > 80
     assert np.median(epipolar_px(one, other, at, at2)) < most_px
     swapped = replace(other, cam_from_world=source.views[pair[1] + 1].cam_from_world)
@@ -113,7 +102,7 @@ def test_a_lens_is_taken_away_and_what_is_left_is_a_pinhole_that_the_matches_agr
     scan = Scan.open(tmp_path)
     cameras = [(i, scan.camera(i).K.double().numpy(), scan.camera(i).cam_from_world.double().numpy()) for i in (0, 3)]
     one, other = (SourceView(tmp_path / f"images/{i:08d}.png", K, pose) for i, K, pose in cameras)
-    at, at2 = sift_matches(read_image(one.image), read_image(other.image))
+    at, at2 = matches(*(features(read_image(view.image)) for view in (one, other)))
     assert len(at) > 80
     assert np.median(epipolar_px(one, other, at, at2)) < 0.5
 
@@ -155,6 +144,13 @@ def test_views_are_in_the_order_of_their_names_with_their_own_cameras_and_points
     np.testing.assert_array_equal(source.sparse.points[2], [0, 0, 590])
 
 
+def test_a_prepared_view_keeps_the_folder_of_its_photograph_which_may_tell_two_apart(tmp_path: Path) -> None:
+    folder = write_project(tmp_path)
+    write_image(folder / "images" / "c.png", np.full((100, 200, 3), 90, dtype=np.uint8))
+    convert(read(tmp_path, "project"), tmp_path / "scan", name="project", depth_range=(1.0, 2.0))
+    assert [view["source"] for view in read_manifest(tmp_path / "scan" / "scan.json")["views"]] == list(ORDER)
+
+
 def test_of_several_models_the_one_with_the_most_images_is_taken_and_a_note_says_so(tmp_path: Path) -> None:
     folder = write_project(tmp_path, "sparse/1")
     write_binary_model(folder / "sparse" / "0", small_model(NAMES[:2]))
@@ -194,7 +190,7 @@ def test_masks_are_found_under_the_names_that_colmap_gives_them(tmp_path: Path) 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     folder = write_project(tmp_path)
     write_binary_model(folder / "sparse" / "0", small_model((*NAMES[:2], name)))
-    with pytest.raises(FormatError, match="expected image names that stay in"):
+    with pytest.raises(FormatError, match="expected the path of a file below"):
         read(tmp_path, "project")
 
 

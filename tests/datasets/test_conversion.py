@@ -179,6 +179,16 @@ def test_masks_are_honoured_unless_they_are_switched_off(tmp_path: Path) -> None
     assert converted(source, tmp_path / "scan", masks=False).mask(0) is None
 
 
+def test_a_mask_goes_with_its_photograph_when_the_lens_is_taken_away(tmp_path: Path) -> None:
+    half = np.arange(WIDTH)[None] * np.ones((HEIGHT, 1)) < WIDTH / 2
+    write_mask(tmp_path / "mask.png", half)
+    source = photographs(tmp_path, Barrel(-0.12))
+    source = SourceScan([replace(view, mask=tmp_path / "mask.png") for view in source.views])
+    mask = converted(source, tmp_path / "scan").mask(0)
+    assert mask is not None
+    np.testing.assert_array_equal(mask.numpy(), half)  # its edge runs through the middle, where the lens bends nothing
+
+
 def sparse_of(source: SourceScan, count: int = 300) -> SparsePoints:
     """Points of the plane, each seen by all."""
     pixels = np.random.default_rng(0).uniform(20, 100, (count, 2))

@@ -17,6 +17,7 @@ from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import read_image, write_image, write_mask
 from kdmvs.formats.pair import write_pair
 from kdmvs.formats.pfm import write_pfm
+from kdmvs.formats.sparse import SparsePoints, write_sparse
 from kdmvs.geometry import unproject, warp_to_reference
 from kdmvs.scans import Scan
 from tests.views import camera, plane_depth, texture
@@ -196,3 +197,12 @@ def test_neighbours_are_found_where_that_is_asked_for(tmp_path: Path) -> None:
         converted(tmp_path)
     scan = converted(tmp_path, pairs="found")
     assert sorted(scan.neighbours(0)) == [1, 2, 3]
+
+
+def test_sparse_points_stay_with_the_views_that_have_seen_them_when_ids_have_gaps(tmp_path: Path) -> None:
+    origin = write_source(tmp_path, ids=(2, 5, 9))
+    points = np.arange(12.0).reshape(4, 3)
+    write_sparse(origin / "sparse.npz", SparsePoints(points, np.array([9, 2, 3, 5, 9]), np.array([0, 1, 2, 3, 3])))
+    sparse = converted(tmp_path).sparse()
+    assert sparse is not None
+    assert [sparse.seen_by(i).tolist() for i in range(3)] == [[[3, 4, 5]], [[9, 10, 11]], [[0, 1, 2], [9, 10, 11]]]

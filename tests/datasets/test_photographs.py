@@ -271,6 +271,21 @@ def test_a_folder_that_cannot_be_photographs_of_a_scan_says_what_to_do(
         (folder / name).unlink()
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.jpg"), "two\nlines.jpg"])
+def test_a_name_that_colmap_cannot_keep_is_refused_before_the_reconstruction(
+    tmp_path: Path, reconstruction: Reconstruction, name: str
+) -> None:
+    folder = write_scan(tmp_path)
+    try:
+        (folder / "IMG 0.jpg").rename(folder / name)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    with pytest.raises(DataError, match="expected names in UTF-8") as refused:
+        read(tmp_path, "scan")
+    assert str(refused.value).isprintable()
+    assert reconstruction.runs == 0
+
+
 def test_without_pycolmap_a_line_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scan(tmp_path)
     monkeypatch.setitem(sys.modules, "pycolmap", None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdmvs.errors import FormatError
 from kdmvs.formats.cam import read_cam, write_cam
 from kdmvs.formats.image import header, read_image, read_mask
 from kdmvs.formats.manifest import FORMAT, read_manifest
 from kdmvs.formats.pair import read_pair, write_pair
 from kdmvs.formats.pfm import read_pfm, write_pfm
 from kdmvs.formats.ply import read_ply
+from kdmvs.formats.sparse import read_sparse
 from tests.mutations import damaged, fuzzed, parses_or_says_why
 
 CAM = b"extrinsic\n0.36 0.48 -0.8 10.5\n-0.8 0.6 0 -20\n0.48 0.64 0.6 600\n0 0 0 1\n\n" + (
@@ -24,6 +29,7 @@ CAM = b"extrinsic\n0.36 0.48 -0.8 10.5\n-0.8 0.6 0 -20\n0.48 0.64 0.6 600\n0 0 0
 )
 PAIR = b"3\n0\n2 1 95.5 2 3.25\n1\n1 0 95.5\n7\n0\n"
 PFM = b"Pf\n5 4\n-1.0\n" + np.linspace(0, 9, 20, dtype="<f4").tobytes()
+SPARSE = {"points": np.arange(60.0).reshape(20, 3), "obs_view": np.arange(20) % 3, "obs_point": np.arange(20)}
 PHOTO = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
 IMAGES = {suffix: cv2.imencode(f".{suffix}", PHOTO)[1].tobytes() for suffix in ("png", "jpg", "tif", "bmp", "webp")}
 
@@ -55,6 +61,36 @@ def test_neighbours_are_read_or_refused(tmp_path: Path, data: bytes) -> None:
 def test_a_map_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
     found = parses_or_says_why(read_pfm, tmp_path / "map.pfm", data)
     assert found is None or found.nbytes <= len(data)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@fuzzed
+@given(data=st.data())
+def test_sparse_points_are_read_or_refused(tmp_path: Path, save: Callable[..., None], data: st.DataObject) -> None:
+    whole = io.BytesIO()
+    save(whole, **SPARSE)
+    found = parses_or_says_why(
+        lambda path: read_sparse(path, 3), tmp_path / "sparse.npz", data.draw(damaged(whole.getvalue()))
+    )
+    if found is not None:
+        assert np.isfinite(found.points).all() and len(found.view) == len(found.point)
+        assert not len(found.view) or (found.view.max() < 3 and found.point.max() < len(found.points))
+
+
+@pytest.mark.parametrize("shape", [(2_000_000_000_000,), (3,), (-60,)])
+def test_sparse_points_that_promise_more_than_is_there_are_refused(tmp_path: Path, shape: tuple[int]) -> None:
+    path = tmp_path / "sparse.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, values in SPARSE.items():
+            with archive.open(f"{key}.npy", "w") as file:
+                if key == "obs_view":
+                    promised = {"descr": values.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, promised)
+                    file.write(values.tobytes())
+                else:
+                    np.save(file, values)
+    with pytest.raises(FormatError, match="obs_view of 160 bytes"):
+        read_sparse(path, 3)
 
 
 @pytest.mark.parametrize("suffix", IMAGES)

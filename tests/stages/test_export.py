@@ -70,6 +70,7 @@ def test_an_exported_mvsnet_folder_goes_back_through_its_door(tmp_path, plane_fo
         assert torch.equal(before.depth_range(i), after.depth_range(i))
         assert torch.equal(before.measured_depth(i), after.measured_depth(i))
         assert torch.equal(before.mask(i), after.mask(i))
+    assert torch.equal(before.reference_cloud().points, after.reference_cloud().points)
     for a, b in zip(cameras(plane_folder), cameras(tmp_path / "again"), strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-9)
         np.testing.assert_allclose(a[1], b[1], atol=1e-9)
@@ -124,7 +125,7 @@ def test_a_cloud_far_from_the_worlds_origin_is_exported_with_its_digits(tmp_path
         for i in range(4):
             out.write(i, depth=scan.measured_depth(i).numpy(), confidence=np.ones(scan.size, np.float32))
     settings = ExportSettings(layout="colmap", points=500)
-    export.run(settings, scan.folder, tmp_path / "depth.h5", tmp_path / "out", scan.folder / "reference.ply")
+    export.run(settings, scan.folder, tmp_path / "out", tmp_path / "depth.h5", scan.folder / "reference.ply")
     points = read_model(tmp_path / "out" / "sparse").points
     assert points is not None
     near = points.positions - shift

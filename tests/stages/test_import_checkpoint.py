@@ -106,6 +106,7 @@ def test_a_pickle_with_code_is_refused_in_one_line_and_not_run(save, tmp_path, c
     said = capsys.readouterr().err
     assert said.startswith(f"kdmvs import-checkpoint: {tmp_path}/evil.ckpt: expected a checkpoint of tensors")
     assert said.count("\n") == 1
+    assert "could run code" in said and "weights_only" not in said
     assert not (tmp_path / "touched").exists()
 
 

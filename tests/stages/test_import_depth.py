@@ -161,6 +161,9 @@ def test_maps_in_folders_of_several_cameras_find_their_views_unless_two_share_a_
         write_colmap_map(tmp_path / f"maps/stereo/depth_maps/{name}.png.geometric.bin", exact(plane_folder, i))
     for i, (depth, _) in enumerate(imported(tmp_path / "maps", plane_folder)):
         np.testing.assert_array_equal(depth, exact(plane_folder, i))
+    renamed_sources(plane_folder, [f"{name}.png" for name in names])
+    for i, (depth, _) in enumerate(imported(tmp_path / "maps", plane_folder)):
+        np.testing.assert_array_equal(depth, exact(plane_folder, i))
     renamed_sources(plane_folder, ["left_0.png", "left_0.png", "left_1.png", "right_1.png"])
     assert [bool(depth.any()) for depth, _ in imported(tmp_path / "maps", plane_folder)] == [False, False, True, True]
 
