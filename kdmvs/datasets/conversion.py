@@ -8,7 +8,7 @@ neighbours and depth ranges from sparse points, from measured depth, or from the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from kdmvs import view_selection
 from kdmvs.datasets.layout import SIDE_MULTIPLE, LayoutWriter, writing
@@ -179,7 +181,7 @@ def _triangulated(
     near = view_selection.neighbours_from_cameras(
         K, poses, sizes, view_selection.ranges_from_cameras(poses), 2 * neighbours
     )
-    pairs = sorted({(min(i, j), max(i, j)) for i, entries in enumerate(near) for j, _ in entries})
+    pairs = side_by_side({(min(i, j), max(i, j)) for i, entries in enumerate(near) for j, _ in entries}, len(K))
 
     @lru_cache(KEPT_FEATURES)
     def found(i: int) -> tuple[Features, float]:
@@ -188,6 +190,16 @@ def _triangulated(
     sparse = triangulated(found, K, poses, pairs)
     print(f"prepare {name}: {len(sparse.points)} points triangulated from matches of {len(pairs)} pairs of views")
     return sparse
+
+
+def side_by_side(pairs: Set[tuple[int, int]], views: int) -> list[tuple[int, int]]:
+    """Pairs in an order in which a view's pairs follow each other closely, whatever the order of the views is."""
+    if not pairs:
+        return []
+    rows, columns = np.array(sorted(pairs)).T
+    graph = csr_array((np.ones(len(rows)), (rows, columns)), shape=(views, views))
+    rank = np.argsort(reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True))
+    return sorted(pairs, key=lambda pair: sorted(rank[list(pair)].tolist()))
 
 
 def _ranges(

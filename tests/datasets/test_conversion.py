@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdmvs.datasets.conversion import convert
+from kdmvs.datasets.conversion import KEPT_FEATURES, convert, side_by_side
 from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints
 from kdmvs.datasets.window import turned
 from kdmvs.errors import DataError
@@ -289,3 +290,18 @@ def test_without_points_ranges_or_depth_matches_are_triangulated(tmp_path: Path)
     guessed = converted(source, tmp_path / "guessed", triangulate=False)
     assert guessed.sparse() is None
     assert guessed.depth_range(0).tolist() != scan.depth_range(0).tolist()
+
+
+def test_pairs_to_match_come_side_by_side_whatever_the_order_of_the_views() -> None:
+    views, reach = 300, 10
+    name = np.random.default_rng(0).permutation(views).tolist()  # a ring whose photographs are in no order
+    ring = {(name[k], name[(k + step) % views]) for k in range(views) for step in range(1, reach + 1)}
+    pairs = {(min(pair), max(pair)) for pair in ring}
+    looked_for: list[int] = []
+    found = lru_cache(KEPT_FEATURES)(looked_for.append)
+    for pair in side_by_side(pairs, views):
+        assert pair in pairs
+        for view in pair:
+            found(view)
+    assert len(looked_for) < 1.2 * views  # in the views' own order: 8 times as many as views
+    assert len(side_by_side(pairs, views)) == len(pairs) and side_by_side(set(), 3) == []
