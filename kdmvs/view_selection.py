@@ -25,7 +25,7 @@ PERCENTILES = (1.0, 99.0)
 """Depths of points outside of these are taken for mistakes."""
 LEAST_POINTS = 60
 """A view that has seen fewer takes the range of all views' points."""
-GRID = 12
+GRID = 8
 """Places per side at which a view looks where there are no points."""
 NEAR, FAR = 0.4, 2.5
 """From cameras alone: the range, as shares of the distance to what the cameras look at."""
@@ -45,12 +45,12 @@ def weight(angle_deg: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
 
 
 def angle_deg(
-    points: Float64[np.ndarray, "n 3"], one: Float64[np.ndarray, " 3"], other: Float64[np.ndarray, " 3"]
-) -> Float64[np.ndarray, " n"]:
-    """The angle at each point between the rays to two centres."""
-    a, b = one - points, other - points
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.einsum("ni,ni->n", a, b) / np.where(lengths > 0, lengths, 1)
+    points: Float64[np.ndarray, "n 3"], one: Float64[np.ndarray, " 3"], other: Float64[np.ndarray, "*v 3"]
+) -> Float64[np.ndarray, "*v n"]:
+    """The angle at each point between the rays to a centre and to another, or to several others."""
+    a, b = one - points, other[..., None, :] - points
+    lengths = np.sqrt(np.einsum("ni,ni->n", a, a) * np.einsum("...ni,...ni->...n", b, b))
+    cosine = np.einsum("ni,...ni->...n", a, b) / np.where(lengths > 0, lengths, 1)
     return np.asarray(np.degrees(np.arccos(np.clip(np.where(lengths > 0, cosine, 1), -1, 1))))
 
 
@@ -90,20 +90,16 @@ def neighbours_from_cameras(
         ranges: depth range of every view.
         most: neighbours to keep.
     """
-    views, where = len(poses), centres(poses)
-    found: Neighbours = []
-    for i in range(views):
+    where, found = centres(poses), []
+    last = np.array(sizes)[:, None, ::-1] - 1
+    for i in range(len(poses)):
         points = _frustum(K[i], poses[i], sizes[i], ranges[i])
-        entries = []
-        for j in range(views):
-            if j == i:
-                continue
-            u, v, z = _projected(points, K[j], poses[j])
-            inside = (z > 0) & (u >= 0) & (v >= 0) & (u <= sizes[j][1] - 1) & (v <= sizes[j][0] - 1)
-            score = float((weight(angle_deg(points, where[i], where[j])) * inside).sum())
-            if score > 0:
-                entries.append((j, score))
-        found.append(_best(entries, most))
+        pixels, depth = _projected(points, K, poses)
+        inside = (depth > 0) & ((pixels >= 0) & (pixels <= last)).all(axis=-1)
+        inside[i] = False
+        others = np.flatnonzero(inside.any(axis=1))
+        scores = (weight(angle_deg(points, where[i], where[others])) * inside[others]).sum(axis=1)
+        found.append(_best(list(zip(others.tolist(), scores.tolist(), strict=True)), most))
     return found
 
 
@@ -180,13 +176,13 @@ def _frustum(
 
 
 def _projected(
-    points: Float64[np.ndarray, "n 3"], K: Float64[np.ndarray, "3 3"], pose: Float64[np.ndarray, "4 4"]
-) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Pixel (u, v) and depth of world points; behind the camera the pixel means nothing."""
-    camera = points @ pose[:3, :3].T + pose[:3, 3]
-    z = camera[:, 2]
-    pixel = camera @ K.T / np.where(z > 0, z, 1)[:, None]
-    return pixel[:, 0], pixel[:, 1], z
+    points: Float64[np.ndarray, "n 3"], K: Matrices, poses: Poses
+) -> tuple[Float64[np.ndarray, "v n 2"], Float64[np.ndarray, "v n"]]:
+    """Pixel (u, v) and depth of world points in every view; behind a camera the pixel means nothing."""
+    camera = points @ poses[:, :3, :3].swapaxes(1, 2) + poses[:, None, :3, 3]
+    depth = camera[..., 2]
+    pixels = camera @ K.swapaxes(1, 2) / np.where(depth > 0, depth, 1)[..., None]
+    return pixels[..., :2], depth
 
 
 def _best(entries: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
