@@ -122,6 +122,11 @@ class MvsnetSettings(FolderSettings):
     pairs: Literal["listed", "found"] = Field(
         "listed", description="Neighbours as pair.txt lists them, or found from sparse points or cameras."
     )
+    half_pixel: bool = Field(
+        False,
+        description="The cameras have the first pixel's centre at (0.5, 0.5), as colmap2mvsnet leaves COLMAP's; MVSNet's "
+        "own convention is (0, 0), and no file says which.",
+    )
 
 
 class ColmapSettings(FolderSettings):

@@ -27,6 +27,7 @@ from kdmvs.formats.sparse import read_sparse
 IMAGES, CAMERAS = ("images", "blended_images"), ("cams", "cams_1")
 PAIRS, DEPTHS = ("pair.txt", "cams/pair.txt"), ("depths", "rendered_depth_maps")
 """Where converters of this family put things; the first that is there counts."""
+HALF_PIXEL = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
 OFF_SIZE = 0.1
 """A photograph that differs this much in size from the others is looked at more closely."""
 OFF_CENTRE = 0.05
@@ -47,6 +48,7 @@ def read(
     depth_line: DepthLine = "auto",
     planes: int = 192,
     pairs: Literal["listed", "found"] = "listed",
+    half_pixel: bool = False,
 ) -> SourceScan:
     """Read the scan `root`/`name`.
 
@@ -56,6 +58,7 @@ def read(
         depth_line: meaning of a two-number depth line, see `formats.cam.read_cam`.
         planes: depth planes where a depth line states no number.
         pairs: neighbours as pair.txt lists them, or left to the conversion to find.
+        half_pixel: the cameras have the centre of the first pixel at (0.5, 0.5), as colmap2mvsnet leaves them.
 
     Raises:
         DataError: a folder, image or camera that is missing, an image that is not of its camera's size.
@@ -75,7 +78,7 @@ def read(
         depth = depths / f"{found.image.stem}.pfm"
         view = SourceView(
             found.image,
-            found.cam.K,
+            found.cam.K - HALF_PIXEL if half_pixel else found.cam.K,
             found.cam.cam_from_world,
             depth_range=found.cam.depth_range(depth_line, planes),
             neighbours=found.neighbours,

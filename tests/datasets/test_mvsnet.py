@@ -206,3 +206,9 @@ def test_sparse_points_stay_with_the_views_that_have_seen_them_when_ids_have_gap
     sparse = converted(tmp_path).sparse()
     assert sparse is not None
     assert [sparse.seen_by(i).tolist() for i in range(3)] == [[[3, 4, 5]], [[9, 10, 11]], [[0, 1, 2], [9, 10, 11]]]
+
+
+def test_cameras_with_half_pixel_centres_lose_the_half_where_that_is_declared(tmp_path: Path) -> None:
+    write_source(tmp_path)
+    kept = converted(tmp_path).camera(1).K
+    torch.testing.assert_close(converted(tmp_path, half_pixel=True).camera(1).K[:2, 2], kept[:2, 2] - 0.5)
