@@ -124,8 +124,8 @@ class MvsnetSettings(FolderSettings):
     )
     half_pixel: bool = Field(
         False,
-        description="The cameras have the first pixel's centre at (0.5, 0.5), as colmap2mvsnet leaves COLMAP's; MVSNet's "
-        "own convention is (0, 0), and no file says which.",
+        description="The cameras have the first pixel's centre at (0.5, 0.5), as colmap2mvsnet leaves COLMAP's; "
+        "MVSNet's own convention is (0, 0), and no file says which.",
     )
 
 
