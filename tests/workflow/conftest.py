@@ -81,12 +81,16 @@ class Checkout:
 
     def planned_each(self, requests: dict[str, tuple[list[str], str | None]]) -> dict[str, Counter[str]]:
         """The same for many requests, each configurations and a file that is edited meanwhile; see `plans.py`."""
+        return {name: jobs_in(text) for name, text in self.answers(requests).items()}
+
+    def answers(self, requests: dict[str, tuple[list[str], str | None]]) -> dict[str, str]:
+        """What `plans.py` says to requests."""
         asked, answered = self.folder / "requests.json", self.folder / "answers.json"
         asked.write_text(json.dumps(requests))
         command = [sys.executable, str(Path(__file__).with_name("plans.py")), str(asked), str(answered)]
         done = subprocess.run(command, cwd=self.folder, env=self._environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-4000:]
-        return {name: jobs_in(text) for name, text in json.loads(answered.read_text()).items()}
+        return json.loads(answered.read_text())
 
 
 def jobs_in(text: str) -> Counter[str]:

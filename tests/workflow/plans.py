@@ -2,6 +2,7 @@
 
 `python plans.py REQUESTS ANSWERS` in a checkout. REQUESTS is a JSON object: name -> [configuration files, edited file
 or null]; ANSWERS will hold name -> what Snakemake printed. An edited file gets a line of code for the time of its plan.
+Without configuration files the answer is JSON: stage -> digest of its code.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ def plan(configurations: list[str], edited: str | None) -> str:
     """What `snakemake -n` prints in the working directory."""
     from snakemake.cli import main
 
+    from kdmvs.cli import STAGES
+    from kdmvs.provenance import code_digest
+
     with tempfile.TemporaryFile("w+") as printed:
         before = Path(edited).read_bytes() if edited else b""
         if edited:
@@ -26,7 +30,10 @@ def plan(configurations: list[str], edited: str | None) -> str:
             os.dup2(printed.fileno(), 1)
             os.dup2(printed.fileno(), 2)
             try:
-                main(["--cores", "2", "-n", "--configfile", *configurations])
+                if configurations:
+                    main(["--cores", "2", "-n", "--configfile", *configurations])
+                else:
+                    print(json.dumps({stage: code_digest(f"kdmvs.stages.{stage}") for stage in STAGES}))
             except SystemExit as error:
                 print("exit code", error.code, flush=True)
             finally:

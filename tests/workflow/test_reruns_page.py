@@ -5,6 +5,7 @@ What the page says follows from `kdmvs.variants` and `kdmvs.provenance`; what Sn
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.xdist_group("finished workflow")
 
 SETTINGS = dict(rerun_page.settings_of_stages(TINY))
 MODULES = rerun_page.users_of_modules()
+ONE_OF_EACH = list({tuple(users): path for path, users in reversed(MODULES.items())}.values())
+"""A module for every set of stages that modules are part of: Snakemake sees nothing of a module but those digests."""
 PHOTOGRAPHS = {"dataset": {"kind": "mvsnet", "root": "photographs", "image_size": None}}
 TAKEN = {**TINY, **PHOTOGRAPHS}
 OF_PHOTOGRAPHS = {k: v for k, v in rerun_page.settings_of_stages(TAKEN) if k.startswith("dataset.")}
@@ -37,7 +40,7 @@ def walked(finished, tmp_path_factory):
         requests[key] = (["tiny.yaml", finished.configure(f"walk{number}.yaml", rerun_page.overlay(key, value))], None)
     for number, (text, change) in enumerate(rerun_page.EVENTS.items()):
         requests[text] = (["tiny.yaml", finished.configure(f"event{number}.yaml", change)], None)
-    for path in MODULES:
+    for path in ONE_OF_EACH:
         requests[path] = (["tiny.yaml"], path)
     beside = finished.configure("beside.yaml", {"variants": {"loose": {"consistency": {"reprojection_px": 60.0}}}})
     requests["a variant"] = (["tiny.yaml", beside], None)
@@ -57,7 +60,20 @@ def test_a_change_of_the_run_reruns_what_the_page_says(walked, text):
     assert walked[text] == expected
 
 
+@pytest.fixture(scope="module")
+def digests(finished, tmp_path_factory):
+    """The stages' digests with every module edited in turn, and under "" with none."""
+    finished = copied(finished, tmp_path_factory.mktemp("edited") / "checkout")
+    found = finished.answers({"": ([], None), **{path: ([], path) for path in MODULES}})
+    return {path: json.loads(text.splitlines()[0]) for path, text in found.items()}
+
+
 @pytest.mark.parametrize("path", MODULES)
+def test_an_edited_module_changes_the_digests_of_the_stages_that_the_page_names(digests, path):
+    assert [stage for stage, digest in digests[path].items() if digest != digests[""][stage]] == MODULES[path]
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH)
 def test_an_edited_module_reruns_the_stages_that_reach_it_and_what_follows(walked, path):
     assert walked[path] == rerun_page.reruns(TINY, TINY, MODULES[path])
 
