@@ -188,8 +188,14 @@ def main(arguments: list[str]) -> int:
         os.environ[VISIBLE] = devices
     code = supervise.run(arguments[2:], above)
     if "SLURM_JOB_ID" in os.environ and devices:  # its slots are of no use to other allocations
-        for name in devices.split(","):
-            _slot(name, _within()).unlink(missing_ok=True)
+        mine = devices.split(",")
+        for name in pool():  # those of others, too, that nobody holds: who looked at one and took another leaves it
+            path = _slot(name, _within())
+            lock = None if name in mine else _lock(path)
+            if name in mine or lock is not None:
+                path.unlink(missing_ok=True)
+            if lock is not None:
+                os.close(lock)
     return code
 
 

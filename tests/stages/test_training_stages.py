@@ -29,7 +29,7 @@ from kdmvs.config import (
     TeacherSettings,
 )
 from kdmvs.errors import DataError
-from kdmvs.scans import Sample
+from kdmvs.scans import Sample, Scan
 from kdmvs.stages import infer, student, teacher
 from kdmvs.types import Camera, PseudoLabel, ViewGroup
 from tests.conftest import write_plane_scan
@@ -94,8 +94,9 @@ def test_a_network_of_one_level_teaches_infers_and_learns(scan, tmp_path):
     student.run(settings, [scan], [tmp_path / "labels.h5"], tmp_path / "a.pt", tmp_path / "a.csv")
     assert checkpoints.read(tmp_path / "a.pt")["network"] == network.model_dump(mode="json")
     infer.run(InferenceSettings(views=3), tmp_path / "a.pt", [scan], [tmp_path / "plane.h5"])
+    mask = Scan.open(scan).mask(0)
     with storage.open_views(tmp_path / "plane.h5", kind="depth") as maps:
-        assert (maps.read("depth", 0) > 400).all()
+        assert (maps.read("depth", 0)[mask.numpy()] > 400).all()
     alone = settings.model_copy(update={"loss": StudentLossSettings(variance_floor=(0.36,))})
     student.run(alone, [scan], [tmp_path / "labels.h5"], tmp_path / "b.pt", tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
