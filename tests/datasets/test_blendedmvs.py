@@ -108,5 +108,7 @@ def test_a_scene_without_two_views_says_why(tmp_path: Path) -> None:
 def test_an_image_that_pair_txt_names_and_that_is_missing_is_an_error(tmp_path: Path) -> None:
     folder = write_scene(tmp_path / PID)
     (folder / "blended_images" / "00000002.jpg").unlink()
-    with pytest.raises(DataError, match=r"blended_images: expected an image of view 2, which pair\.txt names, found none"):
+    with pytest.raises(
+        DataError, match=r"blended_images: expected an image of view 2, which pair\.txt names, found none"
+    ):
         blendedmvs.read(tmp_path, PID)
