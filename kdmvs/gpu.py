@@ -27,7 +27,7 @@ from kdmvs.errors import KdmvsError
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 """What a job runs under unless its user says otherwise. glibc gives every thread an arena and keeps what is freed in
-it, so that a check of 196 views took 1.4 times the memory of one of 49; with one arena it takes 1.1 to 1.2 times."""
+it, so that a check of 196 views took 1.4 times the memory of one of 49; with one arena it takes 1.1 times."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SLOTS = "KDMVS_GPU_SLOTS"
 """Environment variable that moves the folder of the lock files (default: one for the whole machine)."""
