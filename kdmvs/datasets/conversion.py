@@ -47,10 +47,6 @@ class Photo:
     K: Float64[np.ndarray, "3 3"]
     turn: int
 
-    @property
-    def label(self) -> str:
-        return self.view.name or self.view.image.name
-
 
 def convert(
     source: SourceScan,
