@@ -123,7 +123,9 @@ def test_check_and_encoding_hold_a_few_maps(scan, depth, maps, tmp_path):
     maps.given = maps.most = 0
     encode.run(EncodingSettings(), [depth], [tmp_path / "agreement.h5"], [tmp_path / "labels.h5"])
     assert maps.given == 5 * VIEWS
-    assert maps.most <= 4 * 5
+    # Two views read ahead, one at work, one before it until its names are taken over; and the masks of two whose labels
+    # are being written.
+    assert maps.most <= 4 * 5 + 2
     maps.given = maps.most = 0
     samples = ViewGroups([Scan.open(scan)], views=3, labels=[tmp_path / "labels.h5"])
     assert len(samples) == VIEWS
