@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import importlib
 import inspect
 import json
+import os
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdmvs.errors import KdmvsError, SettingsError
+from kdmvs.errors import KdmvsError, MachineError, SettingsError
 
 STAGES = (
     "prepare",
@@ -44,6 +46,22 @@ STAGES = (
 ALONE = ("export",)
 """Stages that no rule of the workflow calls."""
 
+MAKE_ROOM = "make room and start again; what is finished is kept"
+OTHER_PLACE = "choose another place, or change the rights of this one"
+ADVICE = {
+    errno.ENOSPC: MAKE_ROOM,
+    errno.EDQUOT: MAKE_ROOM,
+    errno.EACCES: OTHER_PLACE,
+    errno.EPERM: OTHER_PLACE,
+    errno.EROFS: OTHER_PLACE,
+    errno.EEXIST: "a file stands where a folder is needed; choose another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
+    errno.EISDIR: "a folder stands where a file is needed; choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "the disk cannot be read or written; look at it before starting again",
+}
+"""What to do where the machine does not let a file be read or written; nothing of it is a bug of a stage."""
+
 SHOW, INSPECT = "show", "inspect"
 """The commands that are no stage: they read what there is and print it."""
 
@@ -66,7 +84,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run one stage.
 
     Raises:
-        KdmvsError: the user's data or settings are at fault.
+        KdmvsError: the user's data, settings or disk are at fault.
     """
     stage = arguments[0].replace("-", "_")
     if stage == SHOW:
@@ -81,7 +99,14 @@ def run(arguments: Sequence[str]) -> None:
         names = ", ".join(map(written, STAGES + ALONE))
         raise SettingsError(f"expected a stage ({names}), {SHOW} or {INSPECT}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
-    module.run(**read_arguments(stage, module, arguments[1:]))
+    given = read_arguments(stage, module, arguments[1:])
+    try:
+        module.run(**given)
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
+        raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:

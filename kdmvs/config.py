@@ -87,7 +87,9 @@ class FolderSettings(Settings):
         10, ge=1, description="Best neighbours kept of every view where the dataset does not say them."
     )
     masks: bool = Field(
-        True, description="Honour the dataset's masks; what a photograph does not show is masked in any case."
+        True,
+        description="Honour the dataset's masks, or where it has none the photographs' alpha channels; what a "
+        "photograph does not show is masked in any case.",
     )
 
     triangulate: bool = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import subprocess
@@ -92,6 +93,38 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: module_of(run))
     with pytest.raises(ZeroDivisionError):
+        cli.main(["check", "--scan", "x"])
+
+
+def test_a_disk_that_is_full_is_one_line_and_says_what_to_do(monkeypatch, capsys):
+    def run(scan: list[Path]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "results/depth.h5")
+
+    monkeypatch.setitem(sys.modules, "kdmvs.stages.check", module_of(run))
+    assert cli.main(["check", "--scan", "x"]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith("kdmvs check: results/depth.h5: no space left on device; make room")
+    assert found.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "a" / "scan.json"
+    assert (
+        cli.main(["prepare", "--settings", '{"kind": "synthetic", "views": 3}', "--name", "a", "--out", str(out)]) == 2
+    )
+    found = capsys.readouterr().err
+    assert (
+        found.count("\n") == 1 and "a file stands where a folder is needed" in found and str(tmp_path / "file") in found
+    )
+
+
+def test_a_file_that_a_stage_has_lost_is_a_bug_and_keeps_its_traceback(monkeypatch):
+    def run(scan: list[Path]) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "scratch")
+
+    monkeypatch.setitem(sys.modules, "kdmvs.stages.check", module_of(run))
+    with pytest.raises(FileNotFoundError):
         cli.main(["check", "--scan", "x"])
 
 
