@@ -1,9 +1,9 @@
 """`kdmvs STAGE`: every stage from the shell, its options derived from the signature of the stage's `run`.
 
-A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values, `settings`
-is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`. Only the stage that is called is imported, and a
-stage imports what computes inside `run`, so that help and argument errors answer at once. An error of the user is one
-line and exit code 2; anything else is a bug and keeps its traceback.
+A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values (none, too,
+with `| None`), `settings` is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`. Only the stage that is
+called is imported, and a stage imports what computes inside `run`, so that help and argument errors answer at once. An
+error of the user is one line and exit code 2; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ STAGES = (
     "teacher",
     "student",
     "infer",
+    "ensemble",
     "check",
     "encode",
     "fuse",
@@ -40,6 +41,7 @@ STAGES = (
     "curves",
     "summarise",
     "compare",
+    "tabulate",
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
@@ -168,14 +170,15 @@ def read_arguments(stage: str, module: ModuleType, arguments: Sequence[str]) -> 
                 "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. loss.target=density"
             )
         else:
-            several = typing.get_origin(kind) is list
             optional = type(None) in typing.get_args(kind)
-            single = typing.get_args(kind)[0] if several or optional else kind
+            given_kind = typing.get_args(kind)[0] if optional else kind
+            several = typing.get_origin(given_kind) is list
+            single = typing.get_args(given_kind)[0] if several else given_kind
             parser.add_argument(
                 "--" + name.replace("_", "-"),
                 required=not optional,
                 type=single,
-                nargs="+" if several else None,
+                nargs=("*" if optional else "+") if several else None,
                 metavar="PATH" if single is Path else "NAME",
             )
     given = vars(parser.parse_args(arguments))

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -29,6 +29,9 @@ from pydantic import (
 
 from kdmvs.errors import SettingsError
 from kdmvs.scan_lists import expanded
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes, one file of choices each."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -554,6 +557,17 @@ class ConsistencySettings(Settings):
         return self
 
 
+class EnsembleSettings(Settings):
+    """Several models' depth as one more model, `ensemble`; beyond the paper."""
+
+    models: tuple[str, ...] = Field(
+        (), description="Models whose depth maps are combined, e.g. [round1, round2]; none: there is no ensemble."
+    )
+    relative_depth_error: Positive = Field(
+        0.01, description="A model agrees with the most confident one up to this share of its depth."
+    )
+
+
 class EncodingSettings(Settings):
     """Probabilistic encoding (paper 3.2, eq. 5)."""
 
@@ -663,7 +677,8 @@ T = TypeVar("T", TeacherSettings, StudentSettings)
 
 RuleName = Literal[
     "prepare", "overview", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures",
-    "curves", "summarise", "compare", "import_checkpoint", "import_depth",
+    "curves", "summarise", "compare", "tabulate", "import_checkpoint", "import_depth",
+    "ensemble",
 ]  # fmt: skip
 
 
@@ -680,10 +695,53 @@ class RuleResources(Settings):
     )
 
 
+RecipeName = Literal["paper", "released", "supervised", "photometric-only", "short"]
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The choices of a recipe, as a configuration file would hold them."""
+    found = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def laid_under(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given keys over those of a base; what the base says of one network is not said of another."""
+    found = {**base, **given}
+    for key in base.keys() & given.keys():
+        under, over = base[key], given[key]
+        if isinstance(under, Mapping) and isinstance(over, Mapping):
+            another = key == "network" and over.get("name", "casmvsnet") != under.get("name", "casmvsnet")
+            found[key] = dict(over) if another else laid_under(under, over)
+    return found
+
+
+class TablesSettings(Settings):
+    """The paper's tables as targets: `snakemake table5` (docs/experiments.md)."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2),
+        min_length=1,
+        description="Every row is trained once with each of these seeds; the table has mean and spread.",
+    )
+    external_features: str | None = Field(
+        None,
+        description="torchvision's weights file of ResNet-18, for the external features of table 5 and figure 3; "
+        "`random`: a network that has learned nothing, and the table says so.",
+    )
+    changes: dict[str, dict[str, Any]] = Field(
+        {}, description="Per table, what all its runs change, e.g. `table7: {rounds: 1}`; the keys of `variants`."
+    )
+    planned: tuple[str, ...] = Field(
+        (),
+        description="Tables to plan beside those that the command line names; for workflows that use this as a module.",
+    )
+
+
 VARYING = frozenset(
     [
-        "rounds", "control", "seed", "start", "teacher", "student", "inference", "consistency", "encoding", "fusion",
-        "evaluation",
+        "rounds", "control", "seed", "start", "teacher", "student", "inference", "consistency", "consistency_of",
+        "ensemble", "encoding", "fusion", "evaluation",
     ]
 )  # fmt: skip
 """Keys in which the variants of a run may differ; data, folders and resources are common to all of them."""
@@ -693,6 +751,12 @@ class RunSettings(Settings):
     """The choices of a run: what `config.yaml` may hold."""
 
     experiment: ScanName = Field(..., description="Name of the results folder.")
+    recipe: RecipeName = Field(
+        "paper",
+        description="Choices of the method under those that stand here: `paper`, `released` (what the authors' code "
+        "does), `supervised` (measured depth), `photometric-only`, `short` (the paper's in a few hundred steps). "
+        "Tables name it, with what was changed of it.",
+    )
     rounds: int = Field(2, ge=0, description="Distillation rounds; each student is the next teacher (paper 4.4: 2).")
     control: bool = Field(False, description="Also train a teacher for as many steps as teacher and students together.")
     seed: int | None = Field(
@@ -712,10 +776,17 @@ class RunSettings(Settings):
     student: StudentSettings = StudentSettings()
     inference: InferenceSettings = InferenceSettings()
     consistency: ConsistencySettings = ConsistencySettings()
+    consistency_of: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Where the check of a model's depth differs: a model (`teacher`, `round1`, ...), and the keys of "
+        "`consistency` with other values. Its labels teach the round after it.",
+    )
+    ensemble: EnsembleSettings = EnsembleSettings()
     encoding: EncodingSettings = EncodingSettings()
     fusion: FusionSettings = FusionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     figures: FigureSettings = FigureSettings()
+    tables: TablesSettings = TablesSettings()
     resources: dict[RuleName, RuleResources] = Field(
         {}, description="Per rule: gpus, threads, mem_mb, runtime; never part of the numbers."
     )
@@ -728,6 +799,41 @@ class RunSettings(Settings):
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         {}, description="Dotted keys, each with a list of values: a variant for every combination of them."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_recipe_lies_under_what_is_given(cls, values: Any) -> Any:
+        name = values.get("recipe", "paper") if isinstance(values, Mapping) else None
+        return laid_under(recipe(name), values) if name in get_args(RecipeName) else values
+
+    @model_validator(mode="after")
+    def _every_check_is_a_check(self) -> RunSettings:
+        for model in self.consistency_of:
+            if not re.fullmatch(r"teacher|ensemble|control|round[1-9]\d*", model):
+                raise ValueError(f"consistency_of.{model}: expected teacher, round1, round2, ..., ensemble or control")
+            try:
+                self._check_of(model)
+            except SettingsError as error:
+                raise ValueError(str(error).removesuffix(" (see config/README.md)")) from None
+        return self
+
+    @model_validator(mode="after")
+    def _an_ensemble_is_of_models_of_the_run(self) -> RunSettings:
+        chosen, known = self.ensemble.models, self._taught()
+        if chosen and (len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known)):
+            raise ValueError(
+                f"ensemble.models: expected two or more of {', '.join(known)}, each once, found {', '.join(chosen)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measured_depth_needs_one_round(self) -> RunSettings:
+        if not self.student.needs_labels and (self.rounds != 1 or self.control or self.start != StartSettings()):
+            raise ValueError(
+                "student.supervision: a student of measured depth alone has no teacher; expected rounds: 1, no control "
+                f"and no start, found rounds: {self.rounds}, control: {str(self.control).lower()}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _scan_names_are_unique(self) -> RunSettings:
@@ -781,7 +887,9 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _variants_are_experiments(self) -> RunSettings:
-        taken = re.compile(r"scans|figures|clouds|logs|benchmarks|teacher|control|round\d+|.*\.(csv|png|html|pt)")
+        taken = re.compile(
+            r"scans|figures|clouds|tables|logs|benchmarks|teacher|control|ensemble|round\d+|.*\.(csv|png|html|pt)"
+        )
         changes = self.changes()
         identifiers = [re.sub(r"\W", "_", name) for name in changes]
         for name, identifier in zip(changes, identifiers, strict=True):
@@ -794,7 +902,7 @@ class RunSettings(Settings):
 
     def changes(self) -> dict[str, dict[str, Any]]:
         """What every variant changes, as dotted keys and values: those of `variants`, then those of `sweep`."""
-        found = {name: dict(_flat(overrides)) for name, overrides in self.variants.items()}
+        found = {name: dict(flat(overrides)) for name, overrides in self.variants.items()}
         points = itertools.product(*self.sweep.values()) if self.sweep else ()
         last = [key.rpartition(".")[2] for key in self.sweep]
         for values in points:
@@ -832,14 +940,25 @@ class RunSettings(Settings):
         return found
 
     def models(self) -> tuple[str, ...]:
-        """The models of the run in the order in which they are trained: teacher, round1, ..., control."""
+        """The models of the run in the order in which they are trained: teacher, round1, ..., ensemble, control.
+
+        There is no teacher where the student learns from measured depth alone.
+        """
+        ensemble = ("ensemble",) if self.ensemble.models else ()
+        return (*self._taught(), *ensemble, *(("control",) if self.control else ()))
+
+    def _taught(self) -> tuple[str, ...]:
         rounds = (f"round{number}" for number in range(1, self.rounds + 1))
-        return ("teacher", *rounds, *(("control",) if self.control else ()))
+        return (*(("teacher",) if self.student.needs_labels else ()), *rounds)
+
+    def last(self) -> str:
+        """The last round, or the teacher where there is none: what a run is about."""
+        return self._taught()[-1]
 
     def trained(self) -> tuple[str, ...]:
-        """The models that are trained here: all of them, or all but a teacher that another tool has made."""
+        """The models that are trained here: all but an ensemble, and a teacher that another tool has made."""
         begins = self.start.checkpoint is None and self.start.depth_maps is None
-        return tuple(model for model in self.models() if begins or model != "teacher")
+        return tuple(model for model in self.models() if model != "ensemble" and (begins or model != "teacher"))
 
     def control_settings(self) -> TeacherSettings:
         """The teacher's settings with at least as many optimiser steps as teacher and students together."""
@@ -855,8 +974,14 @@ class RunSettings(Settings):
             return training
         return training.model_copy(update={"optimiser": training.optimiser.model_copy(update={"seed": self.seed})})
 
-    def settings_of(self, rule: str) -> str:
-        """The settings that a rule of the workflow hands to its stage, as one canonical string.
+    def _check_of(self, model: str) -> ConsistencySettings:
+        changes = self.consistency_of.get(model, {})
+        if not changes:
+            return self.consistency
+        return parse(ConsistencySettings, {**self.consistency.model_dump(), **changes}, f"consistency_of.{model}")
+
+    def settings_of(self, rule: str, model: str = "") -> str:
+        """The settings that a rule of the workflow hands to its stage for a model, as one canonical string.
 
         The whole of what the stage reads: the rule carries this string as a parameter and the program receives it, so
         nothing can be read behind the workflow's back.
@@ -869,7 +994,8 @@ class RunSettings(Settings):
             "import_checkpoint": self.start.network,
             "infer": self.inference,
             "import_depth": self.start.maps,
-            "check": self.consistency,
+            "check": self._check_of(model),
+            "ensemble": self.ensemble,
             "encode": self.encoding,
             "fuse": self.fusion,
             "evaluate": self.evaluation,
@@ -892,11 +1018,11 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested mappings as dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

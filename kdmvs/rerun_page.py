@@ -16,7 +16,7 @@ from kdmvs.cli import STAGES
 from kdmvs.config import RunSettings, Settings, parse
 from kdmvs.config_page import leaves
 from kdmvs.provenance import FOLDER, UNCOUNTED, closure
-from kdmvs.variants import PER_MODEL, Plan, maker
+from kdmvs.variants import PER_MODEL, Plan, before, maker
 
 PAGE = FOLDER.parent / "docs" / "reruns.md"
 RUN: dict[str, Any] = {
@@ -43,6 +43,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "one more round": {"rounds": 3},
     "one round fewer": {"rounds": 1},
     "`control: true`": {"control": True},
+    "`consistency_of: {teacher: ...}`": {"consistency_of": {"teacher": {"confidence": 0.3}}},
     "`seed: 1` for every training": {"seed": 1},
     "one more scan to train on": {"scans": {"training": NEW_SCAN}},
     "one more scan to evaluate": {"scans": {"evaluation": ["b", "c", "new"]}},
@@ -129,7 +130,7 @@ def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[A
     """What a run makes (its variants left out), and a key for each that changes with all that it is made from."""
     plan = Plan(run, code)
     models = run.models()
-    teaching = models[: run.rounds]
+    teaching = [before(model) for model in models if model.startswith("round") and run.student.needs_labels]
     training, evaluation = run.scans.training, run.scans.evaluation
     pictured = evaluation[: run.scans.pictured]
     wanted = {
