@@ -1,7 +1,8 @@
 """`kdmvs STAGE`: every stage from the shell, its options derived from the signature of the stage's `run`.
 
-A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values, `settings`
-is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`. Only the stage that is called is imported, and a
+A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values, a
+`list[Path] | None` any number of them, `settings` is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`.
+Only the stage that is called is imported, and a
 stage imports what computes inside `run`, so that help and argument errors answer at once. An error of the user is one
 line and exit code 2; anything else is a bug and keeps its traceback.
 """
@@ -143,14 +144,15 @@ def read_arguments(stage: str, module: ModuleType, arguments: Sequence[str]) -> 
                 "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. loss.target=density"
             )
         else:
-            several = typing.get_origin(kind) is list
             optional = type(None) in typing.get_args(kind)
-            single = typing.get_args(kind)[0] if several or optional else kind
+            there = typing.get_args(kind)[0] if optional else kind
+            several = typing.get_origin(there) is list
+            single = typing.get_args(there)[0] if several else there
             parser.add_argument(
                 "--" + name.replace("_", "-"),
                 required=not optional,
                 type=single,
-                nargs="+" if several else None,
+                nargs=("*" if optional else "+") if several else None,
                 metavar="PATH" if single is Path else "NAME",
             )
     given = vars(parser.parse_args(arguments))
