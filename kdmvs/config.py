@@ -434,9 +434,103 @@ class TeacherLossSettings(Settings):
     )
 
 
-class StudentLossSettings(Settings):
-    """Distillation (paper 3.2, eq. 6)."""
+class SupervisionSettings(Settings):
+    """Which depth a student learns, and where (paper, table 7)."""
 
+    depth: Literal["validated", "measured"] = Field(
+        "validated",
+        description="`validated`: the pseudo labels of the model before it; `measured`: the scan's measured (or "
+        "rendered) depth, inside the masks, without variance. Never one for want of the other.",
+    )
+    mask: Literal["validated", "all"] = Field(
+        "validated",
+        description="Pixels that count: those whose label is valid, or all whose depth is known (all and measured: no "
+        "label is read).",
+    )
+
+
+class ConfidenceSettings(Settings):
+    """What labelled pixels weigh beside each other; with two zeros all the same, as in the paper."""
+
+    variance: NotNegative = Field(
+        0.0,
+        description="k of the weight 1 / (1 + k v), v being the label's variance in squared hypothesis spacings of the "
+        "level.",
+    )
+    votes: NotNegative = Field(
+        0.0, description="Power of N, the depths behind a label (its votes and the reference's own), in the weight."
+    )
+
+
+class PenaltySettings(Settings):
+    """What a pixel's loss is multiplied by where sources contradict the student's depth (GC-MVSNet, WACV 2024)."""
+
+    weight: NotNegative = Field(
+        0.0, description="w of the factor 1 + w x, x being the share of sources that contradict (GC-MVSNet: 1 or 2)."
+    )
+    reprojection_px: tuple[Positive, ...] = Field(
+        (1.0, 0.5, 0.25),
+        max_length=3,
+        description="Largest reprojection error per level, coarse to fine, in pixels of that level (GC-MVSNet).",
+    )
+    relative_depth_error: tuple[Positive, ...] = Field(
+        (0.01, 0.005, 0.0025), max_length=3, description="Largest relative depth error per level (GC-MVSNet)."
+    )
+
+
+class ReleasedLossSettings(Settings):
+    """What only `form: released` reads: the authors' loss term by term, its defects by name."""
+
+    divergence_weight: NotNegative = Field(
+        0.5, description="Weight of the Gaussian KL between the student's moments and the label (released code: 0.5)."
+    )
+    cross_entropy_weight: NotNegative = Field(
+        2.0, description="Weight of the cross-entropy on the hypothesis nearest to the mean (released code: 2)."
+    )
+    width_defect: bool = Field(
+        True, description="The Gaussian term is W times weaker, W being the level's width: moments of unlike shapes."
+    )
+    deviation_defect: bool = Field(
+        True, description="Standard deviations stand in the Gaussian KL where its formula has variances."
+    )
+    range_defect: bool = Field(
+        True, description="A mean outside a level's hypotheses counts as the first or the last; otherwise not at all."
+    )
+    label_range: tuple[float, float] = Field(
+        (0.0, 0.94833),
+        description="Part of the depth range whose labels count, as shares of it (released: 425 to 905 of DTU's "
+        "425 to 931.15 mm).",
+    )
+    least_deviation: Positive = Field(
+        1e-6, description="Added to every standard deviation, in `loss.unit` (released: 1e-6 mm)."
+    )
+
+
+class StudentLossSettings(Settings):
+    """Distillation (paper 3.2, eq. 6), or one of the losses that it is compared with."""
+
+    form: Literal["distillation", "l1", "cross_entropy", "released"] = Field(
+        "distillation",
+        description="Eq. 6; smooth l1 of the expected depth (CasMVSNet); cross-entropy on the nearest hypothesis; or "
+        "what the released KD-MVS code minimises.",
+    )
+    level_weights: tuple[NotNegative, ...] | None = Field(
+        None,
+        max_length=3,
+        description="Weights of the levels, coarse to fine; a network of fewer takes the last of them; none: 0.5, 1, 2 "
+        "for l1 (CasMVSNet), otherwise all 1 (released KD-MVS).",
+    )
+    unit: Positive = Field(
+        0.0019757,
+        description="Depth that is 1 to `l1` and `released`, as a share of the depth range: a millimetre on DTU, "
+        "1 / 506.15.",
+    )
+    beta: NotNegative = Field(
+        1.0, description="Error below which l1 is quadratic, in `loss.unit` (CasMVSNet: 1 mm); 0: nowhere."
+    )
+    confidence: ConfidenceSettings = ConfidenceSettings()
+    penalty: PenaltySettings = PenaltySettings()
+    released: ReleasedLossSettings = ReleasedLossSettings()
     target: Literal["bin_mass", "density", "softmax_of_density"] = Field(
         "bin_mass",
         description="Pseudo probability of a hypothesis: the Gaussian's mass in its bin, the normalised density, or "
@@ -512,15 +606,51 @@ class StudentSettings(Settings):
 
     network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
+    supervision: SupervisionSettings = SupervisionSettings()
     loss: StudentLossSettings = StudentLossSettings()
     optimiser: StudentOptimiserSettings = StudentOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a training reads pseudo labels: not where it learns measured depth wherever that is known."""
+        return self.supervision.depth == "validated" or self.supervision.mask == "validated"
+
+    @property
+    def level_weights(self) -> tuple[float, ...]:
+        """Of every level of the network."""
+        given = self.loss.level_weights or ((0.5, 1.0, 2.0) if self.loss.form == "l1" else (1.0, 1.0, 1.0))
+        return given[-self.network.levels :]
+
     @model_validator(mode="after")
     def _every_level_has_a_variance_floor(self) -> StudentSettings:
-        floors, levels = len(self.loss.variance_floor), self.network.levels
-        if floors < levels:
-            raise ValueError(f"loss.variance_floor has {floors} numbers, but {self.network.name} has {levels} levels")
+        levels = self.network.levels
+        of_levels = {
+            "variance_floor": self.loss.variance_floor,
+            "level_weights": self.loss.level_weights,
+            "penalty.reprojection_px": self.loss.penalty.reprojection_px,
+            "penalty.relative_depth_error": self.loss.penalty.relative_depth_error,
+        }
+        for key, values in of_levels.items():
+            if values is not None and len(values) < levels:
+                raise ValueError(f"loss.{key} has {len(values)} numbers, but {self.network.name} has {levels} levels")
+        return self
+
+    @model_validator(mode="after")
+    def _the_loss_can_be_had(self) -> StudentSettings:
+        loss = self.loss
+        weighs = loss.confidence.variance > 0 or loss.confidence.votes > 0
+        if weighs and self.supervision.depth == "measured":
+            raise ValueError("loss.confidence weighs validated depth; set supervision.depth: validated or leave it out")
+        if loss.form == "released":
+            if self.supervision.depth == "measured":
+                raise ValueError("loss.form: released compares spreads, and measured depth has none; take another form")
+            if weighs or loss.penalty.weight > 0:
+                raise ValueError("loss.form: released knows neither loss.confidence nor loss.penalty; leave them out")
+            if loss.released.label_range[0] >= loss.released.label_range[1]:
+                raise ValueError("loss.released.label_range: expected the smaller share first")
+        if loss.form == "l1" and getattr(self.network, "read_out", "expectation") == "winner":
+            raise ValueError("loss.form: l1 has no gradient through network.read_out: winner; take expectation")
         return self
 
 

@@ -23,7 +23,9 @@ def module_of(run) -> ModuleType:
     return module
 
 
-def stage(settings: ConsistencySettings, scan: list[Path], depth_file: Path, model: list[str]) -> None:
+def stage(
+    settings: ConsistencySettings, scan: list[Path], depth_file: Path, model: list[str], label: list[Path] | None
+) -> None:
     """A stage with every kind of argument."""
 
 
@@ -38,7 +40,14 @@ def test_options_follow_the_signature():
         "scan": [Path("a"), Path("b")],
         "depth_file": Path("c"),
         "model": ["m"],
+        "label": None,
     }
+
+
+@pytest.mark.parametrize(("given", "expected"), [(["--label"], []), (["--label", "l", "m"], [Path("l"), Path("m")])])
+def test_a_list_that_may_be_left_out_may_also_be_empty(given, expected):
+    least = ["--scan", "a", "--depth-file", "c", "--model", "m"]
+    assert cli.read_arguments("check", module_of(stage), [*least, *given])["label"] == expected
 
 
 def test_a_missing_option_ends_with_exit_code_2_and_names_it(capsys):
