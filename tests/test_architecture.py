@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 
 

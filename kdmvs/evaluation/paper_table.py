@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Written:
         """Whether the order of the paper's rows is that of ours, in the mean and seed by seed."""
         rows, metric = self.table.rows, self.table.metrics[-1]
         found = []
-        for one, other in zip(self.table.order, self.table.order[1:], strict=False):
+        for one, other in itertools.pairwise(self.table.order):
             before, after = (self._of(rows[k])[-1] for k in (one, other))
             if not before or not after:
                 continue
