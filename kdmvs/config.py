@@ -318,6 +318,7 @@ class CascadeSettings(Settings):
     """What the cascades of three cost volumes have in common."""
 
     levels: ClassVar[int] = 3
+    name: str
     base_planes: int = Field(
         192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
     )
