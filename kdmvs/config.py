@@ -411,7 +411,8 @@ class PublishedSettings(Settings):
     """What the entries of a published checkpoint do not say of its network; none: as it was published."""
 
     hypotheses: tuple[Hypotheses, ...] | None = Field(
-        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet)."
+        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
+        "64, 32, 8 (UCS-Net)."
     )
     interval_ratios: tuple[Positive, ...] | None = Field(
         None,
