@@ -319,10 +319,45 @@ DatasetSettings = Annotated[
 ]
 
 
-class CasMVSNetSettings(Settings):
-    """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
+class CascadeSettings(Settings):
+    """What the cascades of three cost volumes have in common."""
 
     levels: ClassVar[int] = 3
+    name: str
+    base_planes: int = Field(
+        192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
+    )
+    feature_channels: Channels = Field(8, description="Channels of the finest features; 16 and 32 follow for 8.")
+    regulariser_channels: tuple[Channels, Channels, Channels] = Field(
+        (8, 8, 8), description="Base channels of the cost regularisation per level."
+    )
+    cost: Literal["variance", "group_correlation"] = Field(
+        "variance",
+        description="Cost of a hypothesis: variance over the views (MVSNet), or correlation with the reference in groups "
+        "of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
+    )
+    groups: int = Field(
+        8, ge=1, description="Groups of `cost: group_correlation`; they divide the feature channels (CasMVSNet_pl: 8)."
+    )
+    visibility: bool = Field(
+        False,
+        description="Weight the sources per pixel by how sure each of them is of a depth (after Vis-MVSNet, 2020); "
+        "the cost is then the mean over pairs. Not of the paper.",
+    )
+    read_out: Literal["expectation", "winner"] = Field(
+        "expectation", description="Depth of a level: expectation (as published) or the likeliest (released student)."
+    )
+
+    @model_validator(mode="after")
+    def _groups_divide_the_channels(self) -> CascadeSettings:
+        if self.cost == "group_correlation" and self.feature_channels % self.groups:
+            raise ValueError(f"groups: {self.groups} do not divide {self.feature_channels} feature channels")
+        return self
+
+
+class CasMVSNetSettings(CascadeSettings):
+    """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
+
     name: Literal["casmvsnet"] = "casmvsnet"
     hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
         (48, 32, 8), description="Depth hypotheses per level, multiples of 8."
@@ -332,18 +367,25 @@ class CasMVSNetSettings(Settings):
         description="Spacing of a level's hypotheses in base intervals; the first level spans the whole range. The "
         "interval decays by 0.25 and 0.5 (paper 4.2).",
     )
-    base_planes: int = Field(
-        192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
-    )
-    feature_channels: Channels = Field(8, description="Channels of the finest features; 16 and 32 follow for 8.")
-    regulariser_channels: tuple[Channels, Channels, Channels] = Field(
-        (8, 8, 8), description="Base channels of the cost regularisation per level."
-    )
     extra_convolution: bool = Field(
         False, description="One more 3D convolution before each regulariser, as the released KD-MVS student has."
     )
-    read_out: Literal["expectation", "winner"] = Field(
-        "expectation", description="Depth of a level: expectation (CasMVSNet) or the likeliest (released student)."
+
+
+class UCSNetSettings(CascadeSettings):
+    """UCS-Net (Cheng et al., CVPR 2020): a cascade whose ranges follow from the variance of the level before."""
+
+    name: Literal["ucsnet"] = "ucsnet"
+    hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
+        (64, 32, 8), description="Depth hypotheses per level, multiples of 8."
+    )
+    deviations: Positive = Field(
+        1.5, description="lambda: a level looks this many standard deviations before and behind the depth it gets."
+    )
+    least_spacing: Positive = Field(
+        0.05,
+        description="Least spacing of a level's hypotheses in base intervals, where the level before is sure of its "
+        "depth; the paper has none.",
     )
 
 
@@ -365,14 +407,17 @@ def _named(values: Any) -> Any:
     return {"name": "casmvsnet", **values} if isinstance(values, Mapping) else values
 
 
-NetworkSettings = Annotated[CasMVSNetSettings | MVSNetSettings, Field(discriminator="name"), BeforeValidator(_named)]
+NetworkSettings = Annotated[
+    CasMVSNetSettings | MVSNetSettings | UCSNetSettings, Field(discriminator="name"), BeforeValidator(_named)
+]
 
 
 class PublishedSettings(Settings):
     """What the entries of a published checkpoint do not say of its network; none: as it was published."""
 
     hypotheses: tuple[Hypotheses, ...] | None = Field(
-        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet)."
+        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
+        "64, 32, 8 (UCS-Net)."
     )
     interval_ratios: tuple[Positive, ...] | None = Field(
         None,

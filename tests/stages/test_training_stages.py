@@ -83,6 +83,18 @@ def test_inference_writes_every_view_and_leaves_one_without_neighbours_unknown(t
     assert "view 3 has no neighbour" in capsys.readouterr().out
 
 
+def test_a_checkpoint_from_before_an_option_of_its_network_infers_as_it_did(trained, scan, tmp_path):
+    content = checkpoints.read(trained / "checkpoint.pt")
+    for key in ("cost", "groups", "visibility"):
+        del content["network"][key]
+    checkpoints.save(tmp_path / "old.pt", content)
+    for path in (trained / "checkpoint.pt", tmp_path / "old.pt"):
+        infer.run(InferenceSettings(views=3), path, [scan], [tmp_path / f"{path.stem}.h5"])
+    with storage.open_views(tmp_path / "checkpoint.h5", kind="depth") as new:
+        with storage.open_views(tmp_path / "old.h5", kind="depth") as old:
+            assert (new.read("depth", 0) == old.read("depth", 0)).all()
+
+
 def test_a_network_of_one_level_teaches_infers_and_learns(scan, tmp_path):
     """It takes the last variance floor; floors of levels that it has not are not looked at."""
     network = MVSNetSettings(hypotheses=8, feature_channels=2, regulariser_channels=2)
