@@ -138,9 +138,13 @@ UNSET = {
     "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
+    "level_weights": (1.0, 1.0, 2.0),
 }  # fmt: skip
 """Values for keys that are none by default."""
-AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
+AUTO = {
+    "start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric",
+    "student.loss.form": "l1", "student.supervision.depth": "measured", "student.supervision.mask": "all",
+}  # fmt: skip
 
 
 def other_value(value: object) -> object:
@@ -253,6 +257,57 @@ def test_every_level_has_a_variance_floor():
     run(student={"loss": {"variance_floor": [0.1]}, "network": {"name": "mvsnet"}})
     with pytest.raises(SettingsError, match="variance_floor has 2 numbers, but casmvsnet has 3 levels"):
         run(student={"loss": {"variance_floor": [0.1, 0.2]}})
+
+
+def test_limits_and_weights_are_given_for_every_level():
+    for key, loss in (
+        ("level_weights", {"level_weights": [1, 2]}),
+        ("penalty.reprojection_px", {"penalty": {"reprojection_px": [1, 1]}}),
+        ("penalty.relative_depth_error", {"penalty": {"relative_depth_error": [0.1]}}),
+    ):
+        with pytest.raises(SettingsError, match=rf"loss\.{key} has . numbers?, but casmvsnet has 3 levels"):
+            run(student={"loss": loss})
+
+
+def test_levels_weigh_as_casmvsnet_trains_with_l1_and_the_same_otherwise():
+    def weights(**student):
+        return run(student=student).student.level_weights
+
+    assert weights() == weights(loss={"form": "released"}) == (1, 1, 1)
+    assert weights(loss={"form": "l1"}) == (0.5, 1, 2)
+    assert weights(loss={"form": "l1", "level_weights": [3, 2, 1]}) == (3, 2, 1)
+    assert weights(network={"name": "mvsnet"}, loss={"level_weights": [3, 2, 1]}) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("depth", "mask", "needs"),
+    [
+        ("validated", "validated", True),
+        ("validated", "all", True),
+        ("measured", "validated", True),
+        ("measured", "all", False),
+    ],
+)
+def test_a_student_needs_labels_unless_it_learns_measured_depth_everywhere(depth, mask, needs):
+    assert run(student={"supervision": {"depth": depth, "mask": mask}}).student.needs_labels is needs
+
+
+@pytest.mark.parametrize(
+    ("student", "key"),
+    [
+        ({"loss": {"form": "released"}, "supervision": {"depth": "measured"}}, "loss.form: released"),
+        ({"loss": {"form": "released", "confidence": {"votes": 1}}}, "neither loss.confidence"),
+        ({"loss": {"form": "released", "penalty": {"weight": 1}}}, "nor loss.penalty"),
+        ({"loss": {"form": "released", "released": {"label_range": [0.9, 0.1]}}}, "loss.released.label_range"),
+        ({"loss": {"confidence": {"variance": 1}}, "supervision": {"depth": "measured"}}, "loss.confidence"),
+        ({"loss": {"form": "l1"}, "network": {"read_out": "winner"}}, "network.read_out: winner"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_loss_that_cannot_be_had_is_refused_with_the_key_at_fault(student, key):
+    with pytest.raises(SettingsError) as caught:
+        run(student=student)
+    assert key in str(caught.value)
 
 
 def test_a_run_begins_once_and_a_control_needs_a_teacher():

@@ -28,7 +28,8 @@ def write_labels(path: Path, scan: Scan, empty: tuple[int, ...] = ()) -> Path:
         path, kind="pseudo_label", views=len(scan), size=scan.size, attributes={"scan": scan.name}
     ) as out:
         for i in range(len(scan)):
-            out.write(i, mean=numbers, variance=numbers + i, valid=np.full(scan.size, i not in empty))
+            valid = np.full(scan.size, i not in empty)
+            out.write(i, mean=numbers, variance=numbers + i, valid=valid, votes=(numbers % 200).astype(np.uint8))
     return path
 
 

@@ -59,7 +59,8 @@ def write_labels(path: Path, valid: bool | np.ndarray = True) -> None:
     with storage.create(path, kind="pseudo_label", views=4, size=(64, 96), attributes={"scan": "plane"}) as out:
         for i in range(4):
             mask = np.broadcast_to(valid, (64, 96))
-            out.write(i, mean=np.full((64, 96), 620.0, np.float32) * mask, variance=mask * np.float32(9), valid=mask)
+            mean, votes = np.full((64, 96), 620.0, np.float32) * mask, np.full((64, 96), 2) * mask
+            out.write(i, mean=mean, variance=mask * np.float32(9), valid=mask, votes=votes)
 
 
 def test_a_checkpoint_says_what_network_settings_and_code_it_came_from(trained):
