@@ -25,7 +25,7 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
     Validation says the loss that is trained, and `photometric_all`, the same for every model.
     """
     from kdmvs.losses.reconstruction import photometric_error, reconstruction_loss
-    from kdmvs.losses.released import released_loss
+    from kdmvs.losses.released_reconstruction import released_loss
     from kdmvs.networks.resnet18 import features_of_views
     from kdmvs.stages.fitting import train
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kdmvs.config import TeacherLossSettings
 from kdmvs.geometry import reproject
 from kdmvs.losses.reconstruction import shrunk
-from kdmvs.losses.released import released_loss, view_error, weighed
+from kdmvs.losses.released_reconstruction import released_loss, view_error, weighed
 from kdmvs.types import Camera, LevelOutput, ViewGroup
 from tests.losses.test_reconstruction import certain
 from tests.views import camera, plane_group, stacked
