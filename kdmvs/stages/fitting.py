@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ def train(
     stage: str,
     scan: Sequence[Path],
     label: Sequence[Path] | None,
+    reads: Mapping[str, bool] | None = None,
     loss: Loss,
     validation_loss: Loss,
     out: Path,
@@ -44,6 +45,9 @@ def train(
     job, so the progress is not among them. One training at a time is in `<out>.progress`: one whose scheduler was
     killed may still run when it is asked for again. A training that has ended is not done again.
     TensorBoard: `tensorboard --logdir results`.
+
+    `reads` are the arguments of `ViewGroups` that say what else samples hold: `measured`, `votes`, `source_depths`. The
+    digest in a scan's scan.json covers its measured depth, so that the key notices another one.
     """
     from kdmvs import checkpoints, device, progress, ranks
     from kdmvs.networks.table import build
@@ -58,16 +62,18 @@ def train(
         views=settings.sources.views,
         all_lights=settings.all_lights,
         labels=list(label) if label is not None else None,
+        **(reads or {}),
         crop=chosen.crop,
         seed=chosen.seed,
     )
     name = stage.rsplit(".", 1)[1]
     if not len(samples):
-        reason = (
-            "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
-            if label
-            else "no view with neighbours; look at pair.txt"
-        )
+        if label:
+            reason = "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
+        elif reads and reads.get("measured"):
+            reason = "no view with neighbours and a pixel of known depth; look at pair.txt, the masks and the depth"
+        else:
+            reason = "no view with neighbours; look at pair.txt"
         raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
     manifests = [path / "scan.json" if path.is_dir() else path for path in scan]
     root = out.with_name(out.name + ".progress")
