@@ -370,6 +370,12 @@ class CasMVSNetSettings(CascadeSettings):
     extra_convolution: bool = Field(
         False, description="One more 3D convolution before each regulariser, as the released KD-MVS student has."
     )
+    uncertainty: bool = Field(
+        False,
+        exclude_if=lambda value: not value,  # so that strings of settings are those from before there was this key
+        description="A log variance per pixel and level, by the UncertaintyNets of the released KD-MVS teacher; only "
+        "`teacher.loss.form: released` trains them.",
+    )
 
 
 class UCSNetSettings(CascadeSettings):
@@ -407,6 +413,10 @@ def _named(values: Any) -> Any:
     return {"name": "casmvsnet", **values} if isinstance(values, Mapping) else values
 
 
+def _has_uncertainty(network: Settings) -> bool:
+    return bool(getattr(network, "uncertainty", False))
+
+
 NetworkSettings = Annotated[
     CasMVSNetSettings | MVSNetSettings | UCSNetSettings, Field(discriminator="name"), BeforeValidator(_named)
 ]
@@ -428,6 +438,11 @@ class PublishedSettings(Settings):
     )
     read_out: Literal["expectation", "winner"] | None = Field(
         None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
+    )
+    uncertainty: bool | None = Field(
+        None,
+        description="Whether the UncertaintyNets of a KD-MVS teacher are kept; none: they are left out, as depth does "
+        "not need them.",
     )
 
 
@@ -461,22 +476,82 @@ class SourceSelection(Settings):
 
 
 class TeacherLossSettings(Settings):
-    """Photometric and internal featuremetric consistency (paper 3.1, eq. 1 to 3)."""
+    """Photometric and featuremetric consistency (paper 3.1, eq. 1 to 3), or the loss of the released code."""
 
-    photometric_weight: float = Field(1.0, ge=0, description="lambda_photo of eq. 3 (paper: 1).")
-    featuremetric_weight: float = Field(4.0, ge=0, description="lambda_fea of eq. 3 (paper: 4).")
+    form: Literal["consistency", "released"] = Field(
+        "consistency",
+        description="Eq. 3, or what the authors' code does, whose weights are 12, 3, 6 and 0.18 and whose "
+        "`best_sources` is 3 (docs/released.md).",
+    )
+    photometric_weight: float = Field(1.0, ge=0, description="lambda_photo of eq. 3 (paper: 1; released: 12).")
+    featuremetric_weight: float = Field(4.0, ge=0, description="lambda_fea of eq. 3 (paper: 4; released: 3).")
     feature_gradient: bool = Field(
         False,
         description="Whether the featuremetric loss trains the features, or only the depth. The paper leaves it open; "
         "measured, the features shrink towards a constant if it does (README, choices).",
     )
     best_sources: int | None = Field(
-        None, ge=1, description="Per pixel, only the k sources with the least error count; none: all (eq. 3)."
+        None,
+        ge=1,
+        description="Per pixel, only the k sources with the least error count; none: all (eq. 3; released: 3).",
     )
-    ssim_weight: float = Field(0.0, ge=0, description="Weight of (1 - SSIM) / 2 (3x3), per level; the paper has none.")
+    ssim_weight: float = Field(
+        0.0, ge=0, description="Weight of (1 - SSIM) / 2 (3x3), per level; the paper has none (released: 6)."
+    )
     smoothness_weight: float = Field(
-        0.0, ge=0, description="Weight of the edge-aware smoothness of relative depth; the paper has none."
+        0.0,
+        ge=0,
+        description="Weight of the edge-aware smoothness of depth, relative to its mean (released form: in "
+        "millimetres, `range_mm`); the paper has none (released: 0.18).",
     )
+    external_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the distance between external features, those of a ResNet-18 trained on ImageNet "
+        "(L*_fea of table 5), with consistency; the paper's own loss has none.",
+    )
+    external_weights: str | None = Field(
+        None,
+        description="File of torchvision's weights of ResNet-18 (resnet18-f37072fd.pth or resnet18-5c106cde.pth), "
+        "relative to the working directory; nothing is fetched.",
+    )
+    external_random: bool = Field(
+        False,
+        description="External features of a ResNet-18 with random weights (by `optimiser.seed`): a control, not the "
+        "paper's; the terms are then called `external_random`.",
+    )
+    log_variance_weight: float = Field(
+        1.2, ge=0, description="Released form: w of exp(-s) L + w s, s the log variance of `network.uncertainty`."
+    )
+    range_mm: Positive = Field(
+        506.15,
+        description="Released form: its smoothness is in DTU's millimetres. Depth is counted as if the range of each "
+        "sample were so long: that is DTU's (425 to 931.15 mm), and elsewhere no unit enters.",
+    )
+
+    @model_validator(mode="after")
+    def _external_features_come_from_somewhere(self) -> TeacherLossSettings:
+        if self.external_weights is not None and self.external_random:
+            raise ValueError("loss: expected external_weights or external_random, found both; give one")
+        if self.external_weight and self.external_weights is None and not self.external_random:
+            raise ValueError(
+                f"loss.external_weight is {self.external_weight:g}, but external_weights names no file; give "
+                "torchvision's resnet18-f37072fd.pth, or external_random: true for random features, a control"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_released_form_has_no_terms_of_the_other(self) -> TeacherLossSettings:
+        if self.form == "released" and (self.external_weight or self.feature_gradient):
+            key = "external_weight" if self.external_weight else "feature_gradient"
+            raise ValueError(f"loss.{key}: the released form has none; leave it out, or take form: consistency")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """What the form's loss function takes of these settings, by name."""
+        both = ("photometric_weight", "featuremetric_weight", "best_sources", "ssim_weight", "smoothness_weight")
+        own = {"consistency": ("feature_gradient", "external_weight"), "released": ("log_variance_weight", "range_mm")}
+        return {name: getattr(self, name) for name in (*both, *own[self.form])}
 
 
 class SupervisionSettings(Settings):
@@ -644,10 +719,26 @@ class TeacherSettings(Settings):
     loss: TeacherLossSettings = TeacherLossSettings()
     optimiser: TeacherOptimiserSettings = TeacherOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+    initial: str | None = Field(
+        None,
+        description="A checkpoint, ours or published, whose weights the training begins with, as for fine-tuning on "
+        "other scans without ground truth; relative to the working directory. None: random weights.",
+    )
+
+    @model_validator(mode="after")
+    def _uncertainty_is_trained(self) -> TeacherSettings:
+        if _has_uncertainty(self.network) and self.loss.form != "released":
+            raise ValueError("network.uncertainty: only loss.form: released trains it; take that, or leave it out")
+        return self
+
+    def files(self) -> tuple[str, ...]:
+        """Files that the training reads beside its scans."""
+        external = self.loss.external_weights if self.loss.external_weight else None
+        return tuple(path for path in (self.initial, external) if path is not None)
 
 
 class StudentSettings(Settings):
-    """Training of a student, from scratch."""
+    """Training of a student, from scratch unless `initial` says otherwise."""
 
     network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
@@ -655,6 +746,21 @@ class StudentSettings(Settings):
     loss: StudentLossSettings = StudentLossSettings()
     optimiser: StudentOptimiserSettings = StudentOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+    initial: str | None = Field(
+        None,
+        description="A checkpoint, ours or published, whose weights every student begins with; relative to the "
+        "working directory. None: random weights, from scratch (paper 3.2).",
+    )
+
+    @model_validator(mode="after")
+    def _uncertainty_is_trained(self) -> StudentSettings:
+        if _has_uncertainty(self.network):
+            raise ValueError("network.uncertainty: nothing trains it in a student; leave it out")
+        return self
+
+    def files(self) -> tuple[str, ...]:
+        """Files that the training reads beside its scans and labels."""
+        return () if self.initial is None else (self.initial,)
 
     @property
     def needs_labels(self) -> bool:

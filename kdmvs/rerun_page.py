@@ -37,8 +37,17 @@ ANOTHER: dict[str, Any] = {
     "student.loss.level_weights": [1.0, 1.0, 2.0],
     "student.loss.released.label_range": [0.1, 0.9],
     "consistency.least_votes": 1,
+    "teacher.loss.external_weights": "resnet18.pth",
+    "teacher.initial": "before.pt",
+    "student.initial": "before.pt",
 }
 """Values where the rule for making another one would give one that is refused."""
+
+WITH: dict[str, dict[str, Any]] = {
+    "teacher.loss.external_weight": {"teacher": {"loss": {"external_random": True}}},
+    "teacher.network.uncertainty": {"teacher": {"loss": {"form": "released"}}},
+}
+"""What must change with a key, which alone would be refused."""
 
 NEW_SCAN = ["a", "b", "new"]
 EVENTS: dict[str, dict[str, Any]] = {
@@ -62,11 +71,12 @@ Artifact = tuple[str, str, str]
 
 
 def overlay(key: str, value: object) -> dict[str, Any]:
-    """A dotted key and its value as a configuration."""
+    """A dotted key and its value as a configuration, with what goes `WITH` it."""
+    companions = WITH.get(key, {})
     for part in reversed(key.split(".")):
         value = {part: value}
     assert isinstance(value, dict)
-    return value
+    return laid_over(value, companions)
 
 
 def laid_over(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +115,8 @@ def _keys(section: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_fixed(key: str) -> bool:
-    """Whether a key has only one value: the names of unions."""
-    return key.rpartition(".")[2] in ("kind", "name")
+    """Whether a key has only one value: the names of unions, and what a student's network cannot have."""
+    return key.rpartition(".")[2] in ("kind", "name") or key == "student.network.uncertainty"
 
 
 def another(key: str, value: Any, kind: str) -> Any:

@@ -108,12 +108,14 @@ class LevelOutput:
     """What a network says at one level of its cascade.
 
     `hypotheses` ascend along `d`; `probability()` sums to one over `d`. `features` are the features that the level's
-    cost volume was built from, of all views, or None.
+    cost volume was built from, of all views, or None. `log_variance` says how far to trust the reference's pixels (Xu
+    et al., ICCV 2021), as the logarithm of a variance, or None.
     """
 
     hypotheses: Float[Tensor, "b d h w"]
     logits: Float[Tensor, "b d h w"]
     features: Float[Tensor, "b v c h w"] | None = None
+    log_variance: Float[Tensor, "b h w"] | None = None
 
     def probability(self) -> Float[Tensor, "b d h w"]:
         return torch.softmax(self.logits, dim=1)
