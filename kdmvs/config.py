@@ -426,8 +426,9 @@ class PublishedSettings(Settings):
     """What the entries of a published checkpoint do not say of its network; none: as it was published."""
 
     hypotheses: tuple[Hypotheses, ...] | None = Field(
-        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
-        "64, 32, 8 (UCS-Net)."
+        None,
+        description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
+        "64, 32, 8 (UCS-Net).",
     )
     interval_ratios: tuple[Positive, ...] | None = Field(
         None,
@@ -1207,10 +1208,13 @@ class RunSettings(Settings):
         found = {"": self}
         for name, changes in self.changes().items():
             values = copy.deepcopy(common)
-            for key, value in changes.items():
+            for key, value in sorted(changes.items(), key=lambda item: not item[0].endswith(NETWORK_NAME)):
                 if key.split(".")[0] not in VARYING:
                     raise ValueError(f"variants.{name}: {key} is common to all variants; make it a run of its own")
                 try:
+                    section = key.removesuffix(NETWORK_NAME)
+                    if section != key and values.get(section, {}).get("network", {}).get("name") != value:
+                        values[section]["network"] = {}  # what is said of the run's own network is not said of another
                     put(values, key, value)
                 except ValueError as error:
                     raise ValueError(f"variants.{name}: {error}") from None
@@ -1283,6 +1287,9 @@ class RunSettings(Settings):
             "figures": self.figures,
         }
         return sections[rule].canonical()
+
+
+NETWORK_NAME = ".network.name"
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
