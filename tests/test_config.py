@@ -111,6 +111,13 @@ def test_every_setting_is_described():
 
 
 SHAPE_OF_THE_PLAN = {
+    "recipe",
+    "ensemble.models",
+    "consistency_of",
+    "tables.seeds",
+    "tables.external_features",
+    "tables.changes",
+    "tables.planned",
     "start.checkpoint",
     "start.depth_maps",
     "experiment",
@@ -128,7 +135,7 @@ SHAPE_OF_THE_PLAN = {
 NO_NUMBERS = {"resources", "pathvars"}
 
 RULES = (
-    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "check", "encode", "fuse",
+    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "ensemble", "check", "encode", "fuse",
     "evaluate", "figures",
 )  # fmt: skip
 
@@ -299,7 +306,7 @@ def test_levels_weigh_as_casmvsnet_trains_with_l1_and_the_same_otherwise():
     ],
 )
 def test_a_student_needs_labels_unless_it_learns_measured_depth_everywhere(depth, mask, needs):
-    assert run(student={"supervision": {"depth": depth, "mask": mask}}).student.needs_labels is needs
+    assert run(rounds=1, student={"supervision": {"depth": depth, "mask": mask}}).student.needs_labels is needs
 
 
 @pytest.mark.parametrize(
