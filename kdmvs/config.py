@@ -319,6 +319,7 @@ class CascadeSettings(Settings):
 
     levels: ClassVar[int] = 3
     name: str
+    hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses]
     base_planes: int = Field(
         192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
     )
@@ -328,8 +329,8 @@ class CascadeSettings(Settings):
     )
     cost: Literal["variance", "group_correlation"] = Field(
         "variance",
-        description="Cost of a hypothesis: variance over the views (MVSNet), or correlation with the reference in groups "
-        "of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
+        description="Cost of a hypothesis: variance over the views (MVSNet), or correlation with the reference in "
+        "groups of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
     )
     groups: int = Field(
         8, ge=1, description="Groups of `cost: group_correlation`; they divide the feature channels (CasMVSNet_pl: 8)."
@@ -368,7 +369,7 @@ class CasMVSNetSettings(CascadeSettings):
 
 
 class UCSNetSettings(CascadeSettings):
-    """UCS-Net (Cheng et al., CVPR 2020): a cascade whose ranges follow from the variance of the level before."""
+    """UCS-Net (Cheng et al., CVPR 2020): ranges by the variance of the level before; other keys as CasMVSNet's."""
 
     name: Literal["ucsnet"] = "ucsnet"
     hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
@@ -411,8 +412,9 @@ class PublishedSettings(Settings):
     """What the entries of a published checkpoint do not say of its network; none: as it was published."""
 
     hypotheses: tuple[Hypotheses, ...] | None = Field(
-        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
-        "64, 32, 8 (UCS-Net)."
+        None,
+        description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
+        "64, 32, 8 (UCS-Net).",
     )
     interval_ratios: tuple[Positive, ...] | None = Field(
         None,

@@ -75,7 +75,9 @@ def test_the_forward_pass_gives_the_released_numbers(deviations):
     for level, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(level.hypotheses, expected.hypotheses, rtol=1e-5, atol=1e-2)
         torch.testing.assert_close(level.logits, expected.logits, rtol=1e-3, atol=1e-3)
-        assert expected.probability().amax(dim=1).mean() > 1.5 / expected.logits.shape[1]  # or the cost would not matter
+        assert (
+            expected.probability().amax(dim=1).mean() > 1.5 / expected.logits.shape[1]
+        )  # or the cost would not matter
 
 
 def test_sides_that_are_not_multiples_of_32_are_refused():
