@@ -333,7 +333,10 @@ class CascadeSettings(Settings):
         "groups of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
     )
     groups: int = Field(
-        8, ge=1, description="Groups of `cost: group_correlation`; they divide the feature channels (CasMVSNet_pl: 8)."
+        8,
+        ge=1,
+        description="Groups of `cost: group_correlation` (CasMVSNet_pl: 8), at most one per channel; they divide the "
+        "channels.",
     )
     visibility: bool = Field(
         False,
@@ -346,8 +349,9 @@ class CascadeSettings(Settings):
 
     @model_validator(mode="after")
     def _groups_divide_the_channels(self) -> CascadeSettings:
-        if self.cost == "group_correlation" and self.feature_channels % self.groups:
-            raise ValueError(f"groups: {self.groups} do not divide {self.feature_channels} feature channels")
+        for channels in (self.feature_channels, 2 * self.feature_channels, 4 * self.feature_channels):
+            if self.cost == "group_correlation" and channels % min(self.groups, channels):
+                raise ValueError(f"groups: {self.groups} do not divide {channels} feature channels")
         return self
 
 

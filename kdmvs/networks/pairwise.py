@@ -45,7 +45,8 @@ def regulariser(
     """The regulariser of features of that many channels, and the cost before it; by default the plain variance."""
     if cost == "variance" and not visibility:
         return CostRegulariser(channels, base, extra_convolution=extra_convolution)
-    pairwise = PairwiseCost(channels, groups=groups if cost == "group_correlation" else None, visibility=visibility)
+    parts = min(groups, channels) if cost == "group_correlation" else None
+    pairwise = PairwiseCost(channels, groups=parts, visibility=visibility)
     return CostRegulariser(pairwise.channels_out, base, extra_convolution=extra_convolution, pairwise=pairwise)
 
 
