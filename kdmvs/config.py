@@ -427,6 +427,9 @@ class PublishedSettings(Settings):
     base_planes: int | None = Field(
         None, ge=2, description="The base interval is the depth range divided by this number; none: 192."
     )
+    deviations: Positive | None = Field(
+        None, description="Standard deviations that a level of UCS-Net looks around a depth; none: 1.5."
+    )
     read_out: Literal["expectation", "winner"] | None = Field(
         None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
     )
