@@ -37,9 +37,9 @@ def inference(name: str, height: int, width: int, views: int) -> Work:
     return lambda: infer(network, of, confidence="four_bins", precision="float32")
 
 
-def main(height: int = 512, width: int = 640, views: int = 5, repeats: int = 3) -> int:
+def main(height: int = 512, width: int = 640, views: int = 5, repeats: int = 2) -> int:
     threads = torch.get_num_threads()
-    times = interleaved(*(inference(name, height, width, views) for name in CASES), repeats=repeats)
+    times = interleaved(*(inference(name, height, width, views) for name in CASES), repeats=repeats, warm=0)
     print(f"| network | parameters | depth of a view, {height}x{width}, N={views}, s | memory, MiB |")
     print("| --- | ---: | ---: | ---: |")
     for (name, settings), time in zip(CASES.items(), times, strict=True):

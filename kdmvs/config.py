@@ -324,6 +324,7 @@ class CascadeSettings(Settings):
 
     levels: ClassVar[int] = 3
     name: str
+    hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses]
     base_planes: int = Field(
         192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
     )
@@ -333,11 +334,14 @@ class CascadeSettings(Settings):
     )
     cost: Literal["variance", "group_correlation"] = Field(
         "variance",
-        description="Cost of a hypothesis: variance over the views (MVSNet), or correlation with the reference in groups "
-        "of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
+        description="Cost of a hypothesis: variance over the views (MVSNet), or correlation with the reference in "
+        "groups of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
     )
     groups: int = Field(
-        8, ge=1, description="Groups of `cost: group_correlation`; they divide the feature channels (CasMVSNet_pl: 8)."
+        8,
+        ge=1,
+        description="Groups of `cost: group_correlation` (CasMVSNet_pl: 8), at most one per channel; they divide the "
+        "channels.",
     )
     visibility: bool = Field(
         False,
@@ -350,8 +354,9 @@ class CascadeSettings(Settings):
 
     @model_validator(mode="after")
     def _groups_divide_the_channels(self) -> CascadeSettings:
-        if self.cost == "group_correlation" and self.feature_channels % self.groups:
-            raise ValueError(f"groups: {self.groups} do not divide {self.feature_channels} feature channels")
+        for channels in (self.feature_channels, 2 * self.feature_channels, 4 * self.feature_channels):
+            if self.cost == "group_correlation" and channels % min(self.groups, channels):
+                raise ValueError(f"groups: {self.groups} do not divide {channels} feature channels")
         return self
 
 
@@ -379,7 +384,7 @@ class CasMVSNetSettings(CascadeSettings):
 
 
 class UCSNetSettings(CascadeSettings):
-    """UCS-Net (Cheng et al., CVPR 2020): a cascade whose ranges follow from the variance of the level before."""
+    """UCS-Net (Cheng et al., CVPR 2020): ranges by the variance of the level before; other keys as CasMVSNet's."""
 
     name: Literal["ucsnet"] = "ucsnet"
     hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
@@ -436,6 +441,9 @@ class PublishedSettings(Settings):
     )
     base_planes: int | None = Field(
         None, ge=2, description="The base interval is the depth range divided by this number; none: 192."
+    )
+    deviations: Positive | None = Field(
+        None, description="Standard deviations that a level of UCS-Net looks around a depth; none: 1.5."
     )
     read_out: Literal["expectation", "winner"] | None = Field(
         None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kdmvs import config_page, rerun_page
-from kdmvs.config import CasMVSNetSettings, MVSNetSettings, RunSettings, load, parse
+from kdmvs.config import CasMVSNetSettings, MVSNetSettings, RunSettings, UCSNetSettings, load, parse
 from kdmvs.errors import SettingsError
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
@@ -168,6 +168,7 @@ def other_value(value: object) -> object:
                 "geometric": "gipuma",
                 "listed": "found",
                 "SIMPLE_RADIAL": "OPENCV",
+                "variance": "group_correlation",
             }.get(value, value + "x")
         case None:
             return 2
@@ -253,6 +254,7 @@ def test_a_value_that_would_fail_hours_later_is_refused_before_the_run(section, 
 def test_a_network_without_a_name_is_casmvsnet_and_another_is_told_by_its_name():
     assert run(teacher={"network": {"feature_channels": 4}}).teacher.network == CasMVSNetSettings(feature_channels=4)
     assert run(student={"network": {"name": "mvsnet"}}).student.network == MVSNetSettings()
+    assert run(student={"network": {"name": "ucsnet"}}).student.network == UCSNetSettings()
     with pytest.raises(SettingsError, match=r"teacher\.network: .*mvsnet"):
         run(teacher={"network": {"name": "mvsnets"}})
     with pytest.raises(SettingsError, match=r"teacher\.network\.interval_ratios: unknown key"):
@@ -264,6 +266,7 @@ def test_the_choice_of_networks_leaves_the_strings_of_casmvsnet_as_they_were():
     before = {
         "name": "casmvsnet", "hypotheses": [48, 32, 8], "interval_ratios": [4.0, 1.0, 0.5], "base_planes": 192,
         "feature_channels": 8, "regulariser_channels": [8, 8, 8], "extra_convolution": False, "read_out": "expectation",
+        "cost": "variance", "groups": 8, "visibility": False,
     }  # fmt: skip
     for rule in ("teacher", "student", "infer"):
         assert json.loads(run().settings_of(rule))["network"] == before

@@ -2,8 +2,8 @@
 
 Two options in the place of the variance over all views (`cost_volume.variance_volume`), alone or together:
 
-- Group-wise correlation (Guo et al., CVPR 2019, for stereo; CasMVSNet_pl for this cascade, there with 8 groups): channels
-  are cut into groups, and the cost of a group is the mean product of reference and source over its channels.
+- Group-wise correlation (Guo et al., CVPR 2019, for stereo; CasMVSNet_pl for this cascade, there with 8 groups): the
+  channels are cut into groups, and the cost of a group is the mean product of reference and source over its channels.
 - Visibility: the mean over the sources is weighted, per pixel and source. As in Vis-MVSNet (Zhang et al., BMVC 2020)
   the weight follows from the entropy of what this one pair would say of the depth, through a small 2D network, so that
   a source in whose view the pixel is covered, and which matches everywhere or nowhere, counts little. What is ours:
@@ -45,7 +45,8 @@ def regulariser(
     """The regulariser of features of that many channels, and the cost before it; by default the plain variance."""
     if cost == "variance" and not visibility:
         return CostRegulariser(channels, base, extra_convolution=extra_convolution)
-    pairwise = PairwiseCost(channels, groups=groups if cost == "group_correlation" else None, visibility=visibility)
+    parts = min(groups, channels) if cost == "group_correlation" else None
+    pairwise = PairwiseCost(channels, groups=parts, visibility=visibility)
     return CostRegulariser(pairwise.channels_out, base, extra_convolution=extra_convolution, pairwise=pairwise)
 
 
@@ -139,8 +140,8 @@ class PairwiseCost(nn.Module):
 class Visibility(nn.Module):
     """From the scores of a pair's hypotheses to the weight of its source, per pixel, in (0, 1].
 
-    `sharpness` makes a score of a cost; it begins with `sign` (of a difference -1) for every channel. No batch norm: the
-    weight of a source is to be the same whatever the others are.
+    `sharpness` makes a score of a cost; it begins with `sign` (of a difference -1) for every channel. No batch norm:
+    the weight of a source is to be the same whatever the others are.
     """
 
     def __init__(self, channels: int, sign: float) -> None:

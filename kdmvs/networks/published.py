@@ -87,7 +87,7 @@ def recognise(content: Mapping[Any, Any], where: str, *, uncertainty: bool = Fal
     if missing:  # torch before 0.4.1 did not count batches; nothing here reads the number
         notes.append(f"{len(missing)} entries `num_batches_tracked` were not there and are 0: saved by an old PyTorch")
         kept |= {name: torch.tensor(0) for name in missing}
-    if "feature_extraction.conv0.0.conv.weight" in kept:
+    if any(name.startswith(("feature_extraction.", "feature.deconv1.")) for name in kept):
         title, kept = "UCS-Net", renamed(kept, UCSNET)
         network: dict[str, Any] = {
             "name": "ucsnet",

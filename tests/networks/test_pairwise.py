@@ -60,8 +60,8 @@ def plain(cost: PairwiseCost, features: torch.Tensor, cameras: Camera, depth: to
         if cost.groups is None:
             pair = ((ref - source) / 2).square()
         else:
-            pair = torch.stack([(a * b).mean(1) for a, b in zip(ref.expand_as(source).chunk(cost.groups, 1),
-                                                               source.chunk(cost.groups, 1), strict=True)], dim=1)  # fmt: skip
+            products = (ref * source).chunk(cost.groups, dim=1)
+            pair = torch.stack([product.mean(dim=1) for product in products], dim=1)
         weight = seen[:, None].float()
         if cost.visibility is not None:
             scores = (pair * cost.visibility.sharpness[:, None, None, None]).sum(dim=1)
