@@ -300,12 +300,12 @@ def write_depth(scan: Scan, i: int, values: np.ndarray) -> None:
 def test_measured_depth_is_a_label_without_variance_where_it_is_known_inside_the_mask(plane_scan: Scan) -> None:
     depth = plane_scan.measured_depth(1)
     assert depth is not None
-    depth[0, 20], depth[0, 21], depth[0, 22] = 0.0, torch.nan, -5.0
+    depth[0, 20:24] = torch.tensor([0.0, torch.nan, -5.0, torch.inf])
     write_depth(plane_scan, 1, depth.numpy())
     label = ViewGroups([plane_scan], views=3, measured=True)[1].label
     assert label is not None
     known = torch.ones(plane_scan.size, dtype=torch.bool)
-    known[:, :10] = known[0, 20:23] = False
+    known[:, :10] = known[0, 20:24] = False
     assert torch.equal(label.valid, known)
     assert torch.equal(label.mean, torch.where(known, depth, 0.0))
     assert not label.variance.any()
