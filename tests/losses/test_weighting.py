@@ -25,7 +25,7 @@ def test_weights_say_which_pixels_count_more_and_not_how_large_the_loss_is():
     weight = torch.tensor([[[1.0, 1.0, 2.0, 50.0]]])
     assert float(averaged(pixel, counts)) == pytest.approx(11 / 3)
     assert float(averaged(pixel, counts, weight)) == pytest.approx(18 / 4)
-    assert float(averaged(pixel, counts, 10 * weight)) == pytest.approx(18 / 4)
+    assert float(averaged(pixel, counts, 0.01 * weight)) == pytest.approx(18 / 4)
     assert float(averaged(pixel, counts, None, weight)) == pytest.approx(18 / 3)
     assert float(averaged(pixel, counts, weight, weight)) == pytest.approx((1 + 3 + 28) / 4)
 
