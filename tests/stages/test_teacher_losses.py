@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from kdmvs import checkpoints
+from kdmvs import checkpoints, storage
 from kdmvs.config import CasMVSNetSettings, InferenceSettings, StudentSettings, TeacherSettings
 from kdmvs.errors import DataError, FormatError, KdmvsError, TrainingError
 from kdmvs.networks.table import build
@@ -16,7 +17,7 @@ from tests.conftest import write_plane_scan
 from tests.networks.entries import released
 from tests.networks.test_resnet18 import torchvisions
 from tests.stages.test_import_checkpoint import Evil
-from tests.stages.test_training_stages import metrics_of, write_labels
+from tests.stages.test_training_stages import metrics_of
 
 SMALL = {"name": "casmvsnet", "hypotheses": (8, 8, 8), "feature_channels": 2, "regulariser_channels": (2, 2, 2)}
 ONCE = {"epochs": 1, "steps_per_epoch": 1, "warmup_steps": 0}
@@ -141,7 +142,13 @@ def test_a_training_begins_with_the_weights_of_a_checkpoint_ours_or_published(ou
 def test_a_student_may_begin_so_as_well(scan, tmp_path):
     network = first_network()
     torch.save({"model": network.state_dict()}, tmp_path / "dtu.pt")
-    write_labels(tmp_path / "labels.h5")
+    maps = {"mean": np.float32(620), "variance": np.float32(9), "valid": np.True_, "votes": np.uint8(3)}
+    attributes = {"scan": "plane"}
+    with storage.create(
+        tmp_path / "labels.h5", kind="pseudo_label", views=4, size=(64, 96), attributes=attributes
+    ) as out:
+        for i in range(4):
+            out.write(i, **{name: np.full((64, 96), value) for name, value in maps.items()})
     settings = StudentSettings.model_validate({**CHOICES, "optimiser": FROZEN, "initial": str(tmp_path / "dtu.pt")})
     student.run(settings, [scan], [tmp_path / "labels.h5"], tmp_path / "checkpoint.pt", tmp_path / "metrics.csv")
     found = checkpoints.read(tmp_path / "checkpoint.pt")["model"]["feature.out1.weight"]
