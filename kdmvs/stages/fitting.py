@@ -37,6 +37,7 @@ def train(
     validation_loss: Loss,
     out: Path,
     metrics: Path,
+    says: Sequence[str] = (),
 ) -> None:
     """Train from scratch, or from `settings.initial`, and write the finished checkpoint and its metrics.
 
@@ -47,7 +48,8 @@ def train(
     TensorBoard: `tensorboard --logdir results`.
 
     `reads` are the arguments of `ViewGroups` that say what else samples hold: `measured`, `votes`, `source_depths`. The
-    digest in a scan's scan.json covers its measured depth, so that the key notices another one.
+    digest in a scan's scan.json covers its measured depth, so that the key notices another one. `says` are lines that
+    one rank prints as the training begins.
     """
     from kdmvs import checkpoints, device, progress, ranks
     from kdmvs.networks.table import build
@@ -109,7 +111,7 @@ def train(
             shared = f" on {ranks.count()} ranks" if ranks.count() > 1 else ""
             steps = f"{schedule.steps} steps of {schedule.batch}{shared}"
             print(f"{name}: {len(samples)} samples of {len(scan)} scans, {steps}", flush=True)
-            for line in begun:
+            for line in (*says, *begun):
                 print(f"{name}: {line}", flush=True)
         content = fit(
             network,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 EXTERNAL_STRIDES = (2, 4)
 """Levels of ResNet-18 that the loss takes: those of the cascade's own strides, as far as there are such."""
 
+RANDOM = "external features of a ResNet-18 with random weights (seed {}), a control and not the paper's"
+
 
 def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -> None:
     """Write the teacher's checkpoint and its metrics per step; no ground truth is read.
@@ -56,11 +58,12 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
         validation_loss=validation_loss,
         out=out,
         metrics=metrics,
+        says=[RANDOM.format(settings.optimiser.seed)] if trunk is not None and settings.loss.external_random else [],
     )
 
 
 def external_trunk(settings: TeacherSettings) -> Trunk:
-    """ResNet-18's trunk as the settings have it, on the device of the training; random weights are announced.
+    """ResNet-18's trunk as the settings have it, on the device of the training.
 
     Raises:
         FormatError: the file of weights is missing, damaged, or would run code.
@@ -70,9 +73,7 @@ def external_trunk(settings: TeacherSettings) -> Trunk:
     from kdmvs.networks import resnet18
 
     if settings.loss.external_weights is None:
-        seed = settings.optimiser.seed
-        print(f"teacher: external features of a ResNet-18 with random weights (seed {seed}), a control", flush=True)
-        trunk = resnet18.from_seed(seed)
+        trunk = resnet18.from_seed(settings.optimiser.seed)
     else:
         trunk = resnet18.from_file(Path(settings.loss.external_weights))
     return trunk.to(device.choose())
