@@ -40,6 +40,7 @@ ANOTHER: dict[str, Any] = {
     "teacher.loss.external_weights": "resnet18.pth",
     "teacher.initial": "before.pt",
     "student.initial": "before.pt",
+    "evaluation.depth_error_thresholds": [2.0],
 }
 """Values where the rule for making another one would give one that is refused."""
 

@@ -109,6 +109,8 @@ def convert(
                 out.add_reference(read_ply(source.reference, origin), origin)
             else:
                 out.add_reference(source.reference())
+        for truth, path in source.truth.items():
+            out.add_truth(truth, path)
 
 
 def photo_of(view: SourceView) -> Photo:

@@ -6,7 +6,7 @@ A door reads one format into a `SourceScan` and decides nothing that another doo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -75,13 +75,15 @@ class SourceScan:
     """All that a format says of one scan.
 
     `reference` is the cloud to score against, in the scan's unit and world frame: its file, or what gives it where it
-    lies in several files or in another frame.
+    lies in several files or in another frame. `truth` are the other files that an evaluation asks for, by name
+    (lower-case letters, digits and `_`), in whatever format its protocol has: they travel as they are.
     """
 
     views: Sequence[SourceView]
     unit: str = "scan unit"
     sparse: SparsePoints | None = None
     reference: Path | Callable[[], PointCloud] | None = None
+    truth: Mapping[str, Path] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
     """(height, width) that this scan is prepared at whatever `dataset.image_size` says; None: that decides."""
     notes: Sequence[str] = field(default=())
