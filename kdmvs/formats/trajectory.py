@@ -1,4 +1,7 @@
-"""Trajectories of Tanks and Temples: <Scene>.log, a pose per image, and <Scene>_trans.txt, the measured cloud's frame.
+"""Trajectories of Tanks and Temples: <Scene>.log, a pose per image, and what goes with it.
+
+<Scene>_trans.txt is the measured cloud's frame; <Scene>_mapping_reference.txt says which frames of the film the images
+are.
 
 A pose has five lines, three whole numbers (index of the image, of its source or -1, 0) and the camera-to-world matrix
 (evaluation.md 4.2). An image that was not registered has the identity.
@@ -80,6 +83,29 @@ def read_alignment(path: Path) -> Float64[np.ndarray, "4 4"]:
     matrix = np.stack([numbers(f"{path} line {number}", text, 4) for number, text in found])
     _similarity(str(path), matrix)
     return matrix
+
+
+def read_mapping(path: Path) -> list[tuple[int, int]]:
+    """Read a _mapping_reference.txt: (image, frame of the film) of every image, both from 0.
+
+    The file counts them from 1, below two lines with the numbers of images and of frames.
+
+    Raises:
+        FormatError: no such file, no whole numbers, another number of lines than it says, a frame that is none.
+    """
+    found = lines(path, "the frames of a film (_mapping_reference.txt)")
+    if len(found) < 2:
+        raise FormatError(f"{path}: expected the numbers of images and of frames, found {len(found)} lines")
+    images, frames = (int(numbers(f"{path} line {number}", text, 1)[0]) for number, text in found[:2])
+    if len(found) - 2 != images:
+        raise FormatError(f"{path}: expected {images} lines below the first two, found {len(found) - 2}")
+    pairs = []
+    for number, text in found[2:]:
+        image, frame = numbers(f"{path} line {number}", text, 2).tolist()
+        if not (image.is_integer() and frame.is_integer() and image >= 1 and 1 <= frame <= frames):
+            raise FormatError(f"{path} line {number}: expected an image and one of {frames} frames, found {text!r}")
+        pairs.append((int(image) - 1, int(frame) - 1))
+    return pairs
 
 
 def _similarity(where: str, matrix: Float64[np.ndarray, "4 4"]) -> float:
