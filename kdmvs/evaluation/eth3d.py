@@ -1,7 +1,7 @@
 """Accuracy, completeness and F1 of ETH3D, as its evaluation program computes them (evaluation.md 4.4).
 
-Source: src/{accuracy,completeness}.cc of ETH3D/multi-view-evaluation. A point of the cloud is accurate at a tolerance if
-it lies in the beam of a laser ray and within the tolerance of what that ray has hit, for any ray of any scan; else
+Source: src/{accuracy,completeness}.cc of ETH3D/multi-view-evaluation. A point of the cloud is accurate at a tolerance
+if it lies in the beam of a laser ray and within the tolerance of what that ray has hit, for any ray of any scan; else
 inaccurate if it lies in a beam and in front of its hit, in space that the laser has seen to be free; else unobserved,
 and does not count. A measured point is complete if any point of the cloud lies within the tolerance. Both shares are
 taken per voxel and averaged over the voxels of two grids, so that a dense patch counts no more than a sparse one.

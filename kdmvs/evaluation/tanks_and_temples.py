@@ -32,7 +32,7 @@ TAU = {
 RANSAC = {"radius": 0.2, "samples": 6, "iterations": 100_000}
 """Metres, cameras per fit, fits."""
 STAGES = ((1.0, 80.0), (0.5, 20.0), (None, 2.0))
-"""Of ICP: the voxel's side and the radius in units of tau; the last stage takes points as they are, if need be fewer."""
+"""Of ICP: the voxel's side and the radius in units of tau; the last stage takes points as they are, or every k-th."""
 ICP = {"iterations": 30, "relative_fitness": 1e-6, "relative_rmse": 20.0}
 """What the toolbox's call comes to, see above."""
 UNIFORM_POINTS = 4_000_000
@@ -201,8 +201,8 @@ def match_cameras(
 def image_numbers(names: Sequence[str], total: int | None = None) -> list[int]:
     """The places of photographs among all of their scene, from 0.
 
-    Where there are all of them, by the order of the numbers in their names. Otherwise by these numbers themselves, which
-    count from 0 in MVSNet's sets (00000000.jpg) and from 1 in the data set's own (000001.jpg).
+    Where there are all of them, by the order of the numbers in their names. Otherwise by these numbers themselves,
+    which count from 0 in MVSNet's sets (00000000.jpg) and from 1 in the data set's own (000001.jpg).
 
     Args:
         names: of the photographs.

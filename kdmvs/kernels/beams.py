@@ -21,7 +21,7 @@ def number_cells(points: np.ndarray, rows: int, keys: np.ndarray, start: int, st
     for i in range(start, stop):
         x, y, z = float(points[i, 0]), float(points[i, 1]), float(points[i, 2])
         row = int(math.acos(max(-1.0, min(1.0, z / math.sqrt(x * x + y * y + z * z)))) / math.pi * rows)
-        column = int(math.floor(math.atan2(y, x) / math.pi * rows))
+        column = math.floor(math.atan2(y, x) / math.pi * rows)
         keys[i] = min(row, rows - 1) * (2 * rows) + column % (2 * rows)
 
 
@@ -58,10 +58,10 @@ def look_along(
                 side = math.asin(beam / flat)
         inclination = math.acos(max(-1.0, min(1.0, z / away))) if away > 0 else 0.0
         azimuth = math.atan2(y, x)
-        first_row = max(0, int(math.floor((inclination - up) / math.pi * rows)))
-        last_row = min(rows - 1, int(math.floor((inclination + up) / math.pi * rows)))
-        first = int(math.floor((azimuth - side) / math.pi * rows))
-        last = min(int(math.floor((azimuth + side) / math.pi * rows)), first + columns - 1)
+        first_row = max(0, math.floor((inclination - up) / math.pi * rows))
+        last_row = min(rows - 1, math.floor((inclination + up) / math.pi * rows))
+        first = math.floor((azimuth - side) / math.pi * rows)
+        last = min(math.floor((azimuth + side) / math.pi * rows), first + columns - 1)
         squared = beam * beam
         best = nearest[i] * nearest[i]
         for row in range(first_row, last_row + 1):

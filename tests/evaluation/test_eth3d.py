@@ -34,7 +34,7 @@ def test_a_scan_scored_against_itself_is_all_right() -> None:
 
 def test_in_front_is_wrong_behind_and_beside_is_unobserved() -> None:
     hits = wall()
-    in_front, behind, beside, opposite = hits * 0.8, hits * 1.2, hits + (0, 1, 0), -hits
+    in_front, behind, beside, opposite = hits * 0.8, hits * 1.2, hits + np.array([0, 1, 0]), -hits
     for points, accuracy, unobserved in ((in_front, 0, 0), (behind, 0, 1), (beside, 0, 1), (opposite, 0, 1)):
         found = score(to_world(points), [(hits, AWAY)], tolerances=(0.02,))
         assert (found.accuracy[0.02], found.unobserved[0.02]) == (accuracy, unobserved)
@@ -46,7 +46,7 @@ def test_in_front_is_wrong_behind_and_beside_is_unobserved() -> None:
 def test_a_point_within_the_tolerance_is_accurate_wherever_it_lies_in_the_beam() -> None:
     hits = wall()
     for shift in (-0.015, 0.015):
-        found = score(to_world(hits + (shift, 0, 0)), [(hits, AWAY)], tolerances=(0.01, 0.02))
+        found = score(to_world(hits + np.array([shift, 0, 0])), [(hits, AWAY)], tolerances=(0.01, 0.02))
         assert found.accuracy[0.02] == 1.0
         assert found.accuracy[0.01] == 0.0
         assert found.unobserved[0.01] == (0.0 if shift < 0 else 1.0)
