@@ -188,6 +188,11 @@ class DtuSettings(FolderSettings):
     reference_root: str | None = Field(
         None, description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl); none: there are none."
     )
+    observability_root: str | None = Field(
+        None,
+        description="Folder of ObsMaskS_10.mat and PlaneS.mat (DTU's ObsMask), which `evaluation.protocol: dtu` asks "
+        "for; none: there are none.",
+    )
     depth_line: Literal["auto", "interval", "maximum"] = Field(
         "auto", description="Meaning of the second number of a two-number depth line (`maximum` for PatchmatchNet's)."
     )
@@ -577,9 +582,55 @@ class FusionSettings(Settings):
     disparity_px: Positive = Field(0.25, description="Largest disparity difference in px (gipuma).")
 
 
-class EvaluationSettings(Settings):
-    """Clouds against a reference cloud, depth maps against measured depth."""
+class DtuProtocolSettings(Settings):
+    """DTU's own procedure for clouds; the defaults are its constants (Jensen et al., its MATLAB code), in mm."""
 
+    thinning: Positive = Field(
+        0.2, description="Thin the cloud to one point per ball of this radius; the reference is thin."
+    )
+    cutoff: Positive = Field(20.0, description="Distances from here on are dropped and counted.")
+    block: Positive = Field(
+        60.0,
+        description="Side of the blocks from the lower corner of the bounding box; a point outside all blocks, or "
+        "farther than this from the other cloud, is as far as this.",
+    )
+
+    @model_validator(mode="after")
+    def _drops_what_is_too_far_to_be_told(self) -> DtuProtocolSettings:
+        if self.cutoff > self.block:
+            raise ValueError(
+                f"evaluation.dtu.cutoff: expected at most the block, {self.block:g}, beyond which the procedure knows "
+                f"no distances, found {self.cutoff:g}"
+            )
+        return self
+
+
+class DarmonProtocolSettings(Settings):
+    """Errors of depth maps in steps of the depth range (Darmon et al. 2021); the defaults are their constants."""
+
+    planes: int = Field(128, ge=2, description="A step is the reference's depth range divided by this number.")
+    sources: int = Field(4, ge=1, description="A reference with fewer neighbours is left out (N - 1; N = 5).")
+    thresholds: tuple[Positive, ...] = Field((1.0, 3.0), description="e1 and e3: percentage with a larger error.")
+
+
+class EvaluationSettings(Settings):
+    """Clouds against a reference cloud, depth maps against measured depth (docs/evaluation.md)."""
+
+    protocol: Literal["plain", "dtu"] = Field(
+        "plain",
+        description="How clouds are scored: plain distances of thinned clouds, or DTU's procedure with its masks. A "
+        "scan without what a protocol asks for is an error.",
+    )
+    dtu: DtuProtocolSettings = DtuProtocolSettings()
+    depth_protocol: Literal["relative", "darmon"] = Field(
+        "relative",
+        description="How depth maps are scored: errors in scan units and relative ones, over all pixels; `darmon` adds "
+        "BlendedMVS's EPE, e1 and e3 per image.",
+    )
+    darmon: DarmonProtocolSettings = DarmonProtocolSettings()
+    depth_error_thresholds: tuple[Positive, ...] = Field(
+        (), description="Share of pixels with a larger absolute depth error, in scan units (DTU: 2, 4, 8)."
+    )
     thinning: float | None = Field(
         None,
         gt=0,
@@ -599,6 +650,16 @@ class EvaluationSettings(Settings):
         (0.01, 0.02, 0.05), description="Share of pixels within these relative depth errors."
     )
     seed: int = Field(0, ge=0, description="Seed of the order in which points are thinned.")
+
+    @model_validator(mode="after")
+    def _has_one_thinning(self) -> EvaluationSettings:
+        for key in ("thinning", "cutoff"):
+            if self.protocol != "plain" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"evaluation.{key}: it is the plain protocol's, found with protocol {self.protocol}, which has its "
+                    f"own under evaluation.{self.protocol}; leave it out"
+                )
+        return self
 
 
 class FigureSettings(Settings):
@@ -769,6 +830,17 @@ class RunSettings(Settings):
                     f"resources.{rule}.gpus is {gpus}, but a step has {batch} samples; "
                     f"raise {section}.optimiser.batch or take fewer GPUs"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _the_protocol_has_its_truth(self) -> RunSettings:
+        if self.evaluation.protocol == "dtu" and isinstance(self.dataset, DtuSettings):
+            for key in ("reference_root", "observability_root"):
+                if getattr(self.dataset, key) is None:
+                    raise ValueError(
+                        f"evaluation.protocol: dtu asks for dataset.{key}, found none; name DTU's folder or take the "
+                        "plain protocol"
+                    )
         return self
 
     def _steps_per_epoch(self) -> dict[str, int | None]:

@@ -30,7 +30,7 @@ MOST_SKEW = 1e-6
 
 
 def to_mvsnet(scan: Prepared, maps: ViewsFile | None, out: Path) -> None:
-    """images/, cams/, pair.txt, masks/, depths/ (measured), sparse.npz, reference.ply, truth/: what the MVSNet door reads.
+    """images/, cams/, pair.txt, masks/, depths/ (measured), sparse.npz, reference.ply, truth/, as the door reads them.
 
     With maps also depth_est/ and confidence/.
     """

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from kdmvs.scans import Scan
 
+SHOWN = ("overall", "depth_error_mean", "epe_steps")
+
 
 def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud: list[Path], out: list[Path]) -> None:
     """Write a scan's scores; what it has no truth for is null.
@@ -48,9 +50,9 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
         with replacing(out_path) as part:
             part.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
         shown = (cloud_score or {}) | (depth_score or {})
-        figures = ", ".join(
-            f"{name} {shown[name]:.4g}" for name in ("overall", "depth_error_mean") if shown.get(name) is not None
-        )
+        figures = ", ".join(f"{name} {shown[name]:.4g}" for name in SHOWN if shown.get(name) is not None)
+        if settings.protocol != "plain":
+            figures = f"by protocol {settings.protocol}: {figures}"
         print(f"evaluate {opened.name}: {figures or 'no truth to score against'} -> {out_path}")
 
 
@@ -59,8 +61,10 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
 
     Raises:
         FormatError: the cloud cannot be read.
-        DataError: the cloud or the reference is empty.
+        DataError: the cloud or the reference is empty, or the scan lacks what the protocol asks for.
     """
+    if settings.protocol == "dtu":
+        return score_by_dtu(settings, scan, path)
     from kdmvs.evaluation.point_clouds import score
     from kdmvs.formats.ply import read_ply
 
@@ -80,6 +84,41 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     except DataError as error:
         raise DataError(f"scan {scan.name}, {path}: {error}") from None
     return {"reference": origin, **found.flat()}
+
+
+def score_by_dtu(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any]:
+    """The cloud's scores by DTU's procedure, in the world's frame, which its masks are in.
+
+    Raises:
+        FormatError: the cloud, the mask or the plane cannot be read.
+        DataError: one of them is missing, or a cloud is empty.
+    """
+    from kdmvs.evaluation.dtu import score
+    from kdmvs.formats.dtu_masks import read_observability, read_plane
+    from kdmvs.formats.ply import read_ply
+
+    reference, observability, plane = scan.reference_cloud(), scan.truth("observability"), scan.truth("plane")
+    found = {"reference cloud": reference, "observability mask": observability, "plane": plane}
+    missing = [name for name, there in found.items() if there is None]
+    if reference is None or observability is None or plane is None:
+        raise DataError(
+            f"scan {scan.name}: evaluation.protocol dtu expected a {', a '.join(found)}, found no "
+            f"{' and no '.join(missing)}; set dataset.reference_root and dataset.observability_root and prepare the "
+            "scan again, or take the plain protocol"
+        )
+    origin = 0.0 if scan.origin is None else scan.origin
+    try:
+        scores = score(
+            read_ply(path, scan.origin).points.numpy().astype(float) + origin,
+            reference.points.numpy().astype(float) + origin,
+            read_observability(observability),
+            read_plane(plane),
+            **settings.dtu.model_dump(),
+            seed=settings.seed,
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": "reference_cloud", "protocol": "dtu", **scores.flat()}
 
 
 def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:
@@ -111,13 +150,22 @@ def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     import torch
     from tqdm import tqdm
 
-    from kdmvs.evaluation.depth_maps import DepthScorer
+    from kdmvs.evaluation.depth_maps import DepthScorer, StepScorer
 
-    scorer = DepthScorer(settings.depth_thresholds)
+    scorer = DepthScorer(settings.depth_thresholds, settings.depth_error_thresholds)
+    darmon = settings.depth_protocol == "darmon"
+    steps = StepScorer(settings.darmon.planes, settings.darmon.thresholds)
     with open_views_of(path, scan, kind="depth") as maps:
         for i in tqdm(range(len(scan)), desc=f"evaluate {scan.name}", unit="view", disable=None):
             measured = asked_depth(scan, i)
             if measured is not None:
-                scorer.add(torch.from_numpy(maps.read("depth", i)), measured)
+                predicted = torch.from_numpy(maps.read("depth", i))
+                scorer.add(predicted, measured)
+            if measured is None or len(scan.neighbours(i)) < settings.darmon.sources:
+                steps.skip()
+            elif darmon:
+                steps.add(predicted, measured, scan.depth_range(i))
     found = scorer.score()
-    return found.flat() if found.pixels else None
+    if not found.pixels:
+        return None
+    return found.flat() | (steps.score().flat() if darmon else {})
