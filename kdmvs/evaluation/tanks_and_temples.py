@@ -10,10 +10,8 @@ what runs, and here too, are at most 30, ended by a change of the fitness below 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -22,7 +20,7 @@ from kdmvs.errors import DataError
 from kdmvs.evaluation.point_clouds import distances
 from kdmvs.evaluation.registration import Registration, icp, ransac_similarity, voxel_means, voxel_numbers
 from kdmvs.formats.crop_volume import CropVolume
-from kdmvs.formats.trajectory import LoggedPose
+from kdmvs.formats.trajectory import LoggedPose, image_numbers
 
 TAU = {
     "Barn": 0.01, "Caterpillar": 0.005, "Church": 0.025, "Courthouse": 0.025, "Ignatius": 0.003, "Meetingroom": 0.01,
@@ -42,8 +40,6 @@ SCORED_VOXEL = 0.5
 FILM_POSES = 1600
 """A trajectory of more poses is one of a film's frames."""
 POINTS_AT_ONCE = 1 << 20
-IMAGE_DIGITS = 8
-"""Of the names of MVSNet's images, which count from 0; the data set's own, 000001.jpg, count from 1."""
 
 
 @dataclass(frozen=True)
@@ -196,35 +192,3 @@ def match_cameras(
         pairs = list(enumerate(image_numbers(names, len(theirs))))
     ours, partners = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return centres[ours], theirs[partners]
-
-
-def image_numbers(names: Sequence[str], total: int | None = None) -> list[int]:
-    """The places of photographs among all of their scene, from 0.
-
-    Where there are all of them, by the order of the numbers in their names. Otherwise by these numbers themselves,
-    which count from 0 in MVSNet's sets (00000000.jpg) and from 1 in the data set's own (000001.jpg).
-
-    Args:
-        names: of the photographs.
-        total: how many the scene has; None: not known.
-
-    Raises:
-        DataError: a name without a number, a number that is there twice or beyond the total.
-    """
-    stems = [PurePosixPath(name).stem for name in names]
-    found = [re.findall(r"\d+", stem) for stem in stems]
-    if not all(found):
-        raise DataError(f"expected names of photographs with numbers, found {names[found.index([])]!r}")
-    digits = [numbers[-1] for numbers in found]
-    numbers = [int(number) for number in digits]
-    if len(set(numbers)) < len(numbers):
-        twice = next(number for number in numbers if numbers.count(number) > 1)
-        raise DataError(f"expected every photograph to have a number of its own, found {twice} twice")
-    if len(numbers) == total:
-        order = sorted(numbers)
-        rank = {number: k for k, number in enumerate(order)}
-        return [rank[number] for number in numbers]
-    first = 0 if 0 in numbers or all(len(number) == IMAGE_DIGITS for number in digits) else 1
-    if total is not None and max(numbers) - first >= total:
-        raise DataError(f"expected photographs of a scene that has {total}, found number {max(numbers)}")
-    return [number - first for number in numbers]
