@@ -186,7 +186,9 @@ class DtuSettings(FolderSettings):
         "none: they are read from `root`.",
     )
     reference_root: str | None = Field(
-        None, description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl); none: there are none."
+        None,
+        description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl), of the scans that are scored; "
+        "none: there are none.",
     )
     observability_root: str | None = Field(
         None,

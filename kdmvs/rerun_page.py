@@ -35,6 +35,7 @@ ANOTHER: dict[str, Any] = {
     "teacher.optimiser.crop": [32, 64],
     "student.optimiser.crop": [32, 64],
     "consistency.least_votes": 1,
+    "evaluation.depth_error_thresholds": [2.0],
 }
 """Values where the rule for making another one would give one that is refused."""
 

@@ -135,12 +135,17 @@ RULES = (
 
 UNSET = {
     "crop": (128, 160), "image_size": (128, 160), "depth_range": (1.0, 2.0), "hypotheses": (8, 8, 8),
-    "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
+    "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere",
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
 }  # fmt: skip
 """Values for keys that are none by default."""
-AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
+AUTO = {
+    "start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric",
+    "evaluation.protocol": "dtu", "evaluation.depth_protocol": "darmon", "evaluation.depth_error_thresholds": [2.0],
+}  # fmt: skip
+TRUTH = {"reference_root": "clouds", "observability_root": "masks"}
+"""What `evaluation.protocol: dtu` asks of DTU."""
 
 
 def other_value(value: object) -> object:
@@ -178,7 +183,7 @@ KINDS = (
 
 @pytest.mark.parametrize(
     "dataset",
-    [{"kind": "synthetic"}, *({"kind": kind, "root": "photos"} for kind in KINDS)],
+    [{"kind": "synthetic"}, *({"kind": kind, "root": "photos"} | (TRUTH if kind == "dtu" else {}) for kind in KINDS)],
     ids=lambda dataset: dataset["kind"],
 )
 def test_every_setting_is_in_the_string_of_some_rule(dataset):
@@ -262,3 +267,16 @@ def test_a_run_begins_once_and_a_control_needs_a_teacher():
         run(start={"checkpoint": "a.pt", "depth_maps": "b"})
     with pytest.raises(SettingsError, match="control: "):
         run(start={"checkpoint": "a.pt"}, control=True)
+
+
+def test_the_protocol_of_dtu_names_what_the_run_lacks_for_it():
+    dtu = {"kind": "dtu", "root": "d", "reference_root": "stl", "observability_root": "masks"}
+    assert run(dataset=dtu, evaluation={"protocol": "dtu"}).evaluation.dtu.thinning == 0.2
+    for key in ("reference_root", "observability_root"):
+        with pytest.raises(SettingsError, match=rf"evaluation\.protocol: dtu asks for dataset\.{key}, found none"):
+            run(dataset={**dtu, key: None}, evaluation={"protocol": "dtu"})
+    for key in ("thinning", "cutoff"):
+        with pytest.raises(SettingsError, match=rf"evaluation\.{key}: it is the plain protocol's, .*evaluation\.dtu"):
+            run(dataset=dtu, evaluation={"protocol": "dtu", key: 0.2})
+    with pytest.raises(SettingsError, match=r"evaluation\.dtu\.cutoff: expected at most the block, 60, .*found 61"):
+        run(dataset=dtu, evaluation={"protocol": "dtu", "dtu": {"cutoff": 61}})

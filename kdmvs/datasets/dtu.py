@@ -70,7 +70,8 @@ def read(
         root: the training set, or a test set alone.
         name: the scan.
         test_root: the test set, where the scans of the list dtu-test lie; None: they are taken from the training set.
-        reference_root: folder of stlSSS_total.ply, the measured clouds; None: there are none.
+        reference_root: folder of stlSSS_total.ply, the measured clouds; None: there are none. A scan outside the test
+            list may lack its own.
         observability_root: folder of ObsMaskS_10.mat and PlaneS.mat, which become the scan's truth files
             `observability` and `plane`; None: there are none. A scan outside the test list may lack both.
         depth_line: meaning of a two-number depth line, see `formats.cam.read_cam`.
@@ -84,15 +85,16 @@ def read(
         FormatError: a file that is not what it promises.
     """
     found = places.dtu(root, name, test_root)
-    reference = places.dtu_reference(name, reference_root)
+    reference, truth = places.dtu_reference(name, reference_root), places.dtu_truth(name, observability_root)
+    may_lack, notes = name not in LISTS["dtu-test"], []
     if reference is not None and not reference.is_file():
-        raise DataError(
-            f"{reference}: expected the measured cloud of {name}, found none; add it or unset dataset.reference_root"
-        )
-
-    truth, notes = places.dtu_truth(name, observability_root), []
-    if truth and name not in LISTS["dtu-test"] and not any(path.exists() for path in truth.values()):
-        truth, notes = {}, ["no observability mask and no plane: the protocol dtu cannot score it"]
+        if not (may_lack and reference.parent.is_dir()):
+            raise DataError(
+                f"{reference}: expected the measured cloud of {name}, found none; add it or unset dataset.reference_root"
+            )
+        reference, notes = None, [f"no measured cloud {reference.name}: it cannot be scored against one"]
+    if may_lack and truth and not any(path.exists() for path in truth.values()):
+        truth, notes = {}, [*notes, "no observability mask and no plane: evaluation.protocol dtu cannot score it"]
 
     def range_of(cam: CamFile) -> tuple[float, float]:
         return cam.depth_range(depth_line, planes, interval_scale)

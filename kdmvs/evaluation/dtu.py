@@ -138,10 +138,11 @@ def block_distances(
 def in_mask(points: Float[np.ndarray, "n 3"], observability: Observability) -> Bool[np.ndarray, " n"]:
     """Whether voxel round((p - BB1) / Res + 1), counted from 1, lies in the array and is observable."""
     places = half_away((points - observability.low) / observability.step + 1)
-    there = ((places >= 1) & (places <= observability.voxels.shape)).all(axis=1)
+    there = np.flatnonzero(((places >= 1) & (places <= observability.voxels.shape)).all(axis=1))
     x, y, z = places[there].astype(np.int64).T - 1
-    there[there] = observability.voxels[x, y, z]
-    return there
+    answer = np.zeros(len(points), dtype=bool)
+    answer[there] = observability.voxels[x, y, z]
+    return answer
 
 
 def is_above(points: Float[np.ndarray, "n 3"], plane: Float64[np.ndarray, " 4"]) -> Bool[np.ndarray, " n"]:

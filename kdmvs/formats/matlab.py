@@ -58,10 +58,10 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _listed(expected: str, file: BinaryIO) -> list[tuple[str, tuple[int, ...], str]]:
     """Name, shape and class of the variables, from their headers alone."""
-    from scipy.io import whosmat
+    from scipy.io import whosmat  # takes open files too, whatever its types say
 
     with _understood(expected):
-        return [(name, tuple(map(int, shape)), kind) for name, shape, kind in whosmat(file)]
+        return [(name, tuple(map(int, shape)), kind) for name, shape, kind in whosmat(file)]  # type: ignore[arg-type]
 
 
 def _loaded(expected: str, file: BinaryIO, names: Sequence[str]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _loaded(expected: str, file: BinaryIO, names: Sequence[str]) -> dict[str, An
 
     file.seek(0)
     with _understood(expected):
-        return dict(loadmat(file, variable_names=list(names)))
+        return dict(loadmat(file, variable_names=list(names)))  # type: ignore[arg-type]
 
 
 @contextmanager
