@@ -123,4 +123,3 @@ def test_the_whole_procedure_finds_the_same_shares() -> None:
     assert 0.3 < recall < 0.99
     assert (found.points_scored, found.reference_points) == (len(ours.points), len(theirs.points))
     assert (found.precision, found.recall) == (pytest.approx(precision, abs=1e-6), pytest.approx(recall, abs=1e-6))
-    print(found.precision, precision, found.recall, recall)
