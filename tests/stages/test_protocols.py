@@ -108,7 +108,7 @@ def test_laser_scans_scored_against_themselves_are_all_right(tmp_path, shift) ->
     meshes, world = [], []
     for k, part in enumerate((hits[:25], hits[25:])):
         matrix = np.eye(4)
-        matrix[:3, :3], matrix[:3, 3] = turn, np.array(shift) + (0, 5 * k, 0)
+        matrix[:3, :3], matrix[:3, 3] = turn, np.add(shift, (0, 5 * k, 0))
         world.append(moved(part, matrix) - shift)
         write_ply(tmp_path / f"scan{k}.ply", PointCloud(torch.tensor(part).float(), None, None))
         rows = " ".join(repr(float(value)) for value in matrix.ravel())
