@@ -45,7 +45,7 @@ STAGES = (
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
-ALONE = ("export",)
+ALONE = ("export", "bundle")
 """Stages that no rule of the workflow calls."""
 
 MAKE_ROOM = "make room and start again; what is finished is kept"

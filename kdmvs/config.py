@@ -485,6 +485,16 @@ class ExportSettings(Settings):
     points: int = Field(20000, ge=0, description="Most points of the cloud in COLMAP's sparse model.")
 
 
+class BundleSettings(Settings):
+    """Clouds and trajectories of the hidden scenes of Tanks and Temples, for the site."""
+
+    images: dict[ScanName, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="Photographs of a scene, as many poses as its .log must have; a scene that is not here: as the "
+        "data set's own .log has, else up to the scan's last photograph.",
+    )
+
+
 class SourceSelection(Settings):
     """Which views train and infer together."""
 
@@ -921,15 +931,37 @@ class DarmonProtocolSettings(Settings):
     thresholds: tuple[Positive, ...] = Field((1.0, 3.0), description="e1 and e3: percentage with a larger error.")
 
 
+class TanksProtocolSettings(Settings):
+    """The F-score of Tanks and Temples' toolbox; its other numbers are constants of the procedure."""
+
+    tau: Positive | None = Field(
+        None,
+        description="Distance in metres within which a point counts; none: the scene's own (0.003 to 0.025), which "
+        "only the seven training scenes have.",
+    )
+
+
+class Eth3dProtocolSettings(Settings):
+    """Accuracy, completeness and F1 of ETH3D's evaluation program."""
+
+    tolerances: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+        description="Distances in metres within which a point counts (its README); the ranking is at 0.02.",
+    )
+
+
 class EvaluationSettings(Settings):
     """Clouds against a reference cloud, depth maps against measured depth (docs/evaluation.md)."""
 
-    protocol: Literal["plain", "dtu"] = Field(
+    protocol: Literal["plain", "dtu", "tanks_and_temples", "eth3d"] = Field(
         "plain",
-        description="How clouds are scored: plain distances of thinned clouds, or DTU's procedure with its masks. A "
-        "scan without what a protocol asks for is an error.",
+        description="How clouds are scored: plain distances of thinned clouds, DTU's procedure with its masks, the "
+        "F-score of Tanks and Temples, ETH3D's accuracy and completeness. A scan without what a protocol asks for is "
+        "an error.",
     )
     dtu: DtuProtocolSettings = DtuProtocolSettings()
+    tanks_and_temples: TanksProtocolSettings = TanksProtocolSettings()
+    eth3d: Eth3dProtocolSettings = Eth3dProtocolSettings()
     depth_protocol: Literal["relative", "darmon"] = Field(
         "relative",
         description="How depth maps are scored: errors in scan units and relative ones, over all pixels; `darmon` adds "
@@ -965,7 +997,7 @@ class EvaluationSettings(Settings):
             if self.protocol != "plain" and getattr(self, key) is not None:
                 raise ValueError(
                     f"evaluation.{key}: it is the plain protocol's, found with protocol {self.protocol}, which has its "
-                    f"own under evaluation.{self.protocol}; leave it out"
+                    f"own numbers, see evaluation.{self.protocol}; leave it out"
                 )
         return self
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from kdmvs.datasets.numbered import IMAGE, measured_depth, numbered_files, numbered_views
-from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside, observed, renumbered
+from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside, observed, renumbered, truth_beside
 from kdmvs.errors import DataError
 from kdmvs.formats.cam import DepthLine
 from kdmvs.formats.image import header
@@ -96,7 +96,7 @@ def read(
         renumbered(views),
         sparse=_points(sparse, [i for i, _ in views]) if sparse.exists() else None,
         reference=reference if reference.exists() else None,
-        truth={path.stem: path for path in sorted((origin / "truth").glob("[!.]*")) if path.is_file()},
+        truth=truth_beside(origin),
     )
 
 

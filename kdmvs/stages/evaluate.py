@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
     from kdmvs.scans import Scan
 
-SHOWN = ("overall", "depth_error_mean", "epe_steps")
+SHOWN = ("overall", "f", "f1@0.02", "depth_error_mean", "epe_steps")
+
+NO_DISTANCES: dict[str, Any] = {"accuracy": None, "completeness": None, "overall": None}
+"""Of protocols that count points and average no distances: the columns that every table has, empty."""
 
 
 def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud: list[Path], out: list[Path]) -> None:
@@ -63,8 +67,9 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
         FormatError: the cloud cannot be read.
         DataError: the cloud or the reference is empty, or the scan lacks what the protocol asks for.
     """
-    if settings.protocol == "dtu":
-        return score_by_dtu(settings, scan, path)
+    by_protocol = {"dtu": score_by_dtu, "tanks_and_temples": score_by_tanks_and_temples, "eth3d": score_by_eth3d}
+    if settings.protocol in by_protocol:
+        return by_protocol[settings.protocol](settings, scan, path)
     from kdmvs.evaluation.point_clouds import score
     from kdmvs.formats.ply import read_ply
 
@@ -119,6 +124,102 @@ def score_by_dtu(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[s
     except DataError as error:
         raise DataError(f"scan {scan.name}, {path}: {error}") from None
     return {"reference": "reference_cloud", "protocol": "dtu", **scores.flat()}
+
+
+def score_by_tanks_and_temples(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any]:
+    """The cloud's F-score by Tanks and Temples' procedure, its cameras brought to the measured cloud's trajectory.
+
+    Raises:
+        FormatError: the cloud or a truth file cannot be read.
+        DataError: a truth file is missing, the scene has no tau, photographs are not those of the trajectory, cameras
+            or clouds that cannot be matched.
+    """
+    import numpy as np
+
+    from kdmvs.evaluation.tanks_and_temples import TAU, match_cameras, score
+    from kdmvs.exchange.prepared import Prepared
+    from kdmvs.formats.crop_volume import read_crop_volume
+    from kdmvs.formats.ply import read_ply
+    from kdmvs.formats.trajectory import read_alignment, read_mapping, read_trajectory
+
+    names = {
+        "tanks_cloud": ".ply",
+        "tanks_crop": ".json",
+        "tanks_log": "_COLMAP_SfM.log",
+        "tanks_alignment": "_trans.txt",
+    }
+    files = truth_of(scan, settings.protocol, {name: scan.name + end for name, end in names.items()})
+    tau = settings.tanks_and_temples.tau or TAU.get(scan.name)
+    if tau is None:
+        raise DataError(
+            f"scan {scan.name}: evaluation.protocol tanks_and_temples knows the tau of {', '.join(TAU)}; set "
+            "evaluation.tanks_and_temples.tau"
+        )
+    mapping = scan.truth("tanks_mapping")
+    prepared = Prepared.open(scan.folder)
+    stand = np.linalg.inv(np.stack([pose for _, pose, _, _ in prepared.cameras]))[:, :3, 3]
+    try:
+        ours, theirs = match_cameras(
+            prepared.sources,
+            stand if scan.origin is None else stand - scan.origin,
+            read_trajectory(files["tanks_log"]),
+            read_alignment(files["tanks_alignment"]),
+            None if mapping is None else read_mapping(mapping),
+        )
+        found = score(
+            read_ply(path, scan.origin).points.numpy(),
+            read_ply(files["tanks_cloud"]).points.numpy(),
+            ours,
+            theirs,
+            read_crop_volume(files["tanks_crop"]),
+            tau=tau,
+            seed=settings.seed,
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": "tanks_cloud", "protocol": settings.protocol, **NO_DISTANCES, **found.flat()}
+
+
+def score_by_eth3d(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any]:
+    """The cloud's accuracy, completeness and F1 by ETH3D's procedure, against the scan's laser scans.
+
+    Raises:
+        FormatError: the cloud, the alignment or a laser scan cannot be read.
+        DataError: one of them is missing, or all laser scans are empty.
+    """
+    from kdmvs.evaluation.eth3d import score
+    from kdmvs.formats.meshlab import read_project
+    from kdmvs.formats.ply import read_ply
+
+    alignment = truth_of(scan, settings.protocol, {"laser_alignment": "dslr_scan_eval/scan_alignment.mlp"})
+    parts = read_project(alignment["laser_alignment"])
+    lasers = truth_of(scan, settings.protocol, {f"laser_{k}": part.name for k, (part, _) in enumerate(parts)})
+    cloud = read_ply(path, scan.origin).points.numpy().astype(float)
+    scans = ((read_ply(lasers[f"laser_{k}"]).points.numpy(), matrix) for k, (_, matrix) in enumerate(parts))
+    try:
+        found = score(
+            cloud if scan.origin is None else cloud + scan.origin, scans, tolerances=settings.eth3d.tolerances
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": "laser_scans", "protocol": settings.protocol, **NO_DISTANCES, **found.flat()}
+
+
+def truth_of(scan: Scan, protocol: str, names: Mapping[str, str]) -> dict[str, Path]:
+    """The scan's truth files of these names.
+
+    Raises:
+        DataError: one of them is missing; it is called as the data set calls it.
+    """
+    found = {name: scan.truth(name) for name in names}
+    missing = [names[name] for name, path in found.items() if path is None]
+    if missing:
+        raise DataError(
+            f"scan {scan.name}: evaluation.protocol {protocol} expected {', '.join(names.values())}, found no "
+            f"{' and no '.join(missing)}; add what is missing to the scene and prepare it again, or take the plain "
+            "protocol"
+        )
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:
