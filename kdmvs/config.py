@@ -620,14 +620,23 @@ class FigureSettings(Settings):
     )
     external_weights: str | None = Field(
         None,
-        description="torchvision's weights file of ResNet-18, whose features figure 3 shows beside the network's own; "
-        "`random` asks for untrained ones; none: the picture goes without.",
+        description="torchvision's weights file of ResNet-18, whose features figure 3 shows beside the network's own, "
+        "relative to the working directory; none: the picture goes without external features, and says so.",
+    )
+    external_random: bool = Field(
+        False, description="In figure 3 features of a ResNet-18 with random weights, which its title says: a control."
     )
     threshold: Positive | None = Field(
         None,
         description="tau of figure 7: what is nearer is right, in scan units (the paper's Tanks and Temples scene: 3 "
         "mm); none: twice the reference's median spacing.",
     )
+
+    @model_validator(mode="after")
+    def _external_features_come_from_one_place(self) -> FigureSettings:
+        if self.external_weights is not None and self.external_random:
+            raise ValueError("figures: expected external_weights or external_random, found both; give one")
+        return self
 
     def of(self, rule: str) -> str:
         """The canonical string of the keys that one rule's stage reads."""
@@ -637,7 +646,7 @@ class FigureSettings(Settings):
 
 FIGURES_READ = {
     "figures": ("views",),
-    "figure3": ("view", "external_weights"),
+    "figure3": ("view", "external_weights", "external_random"),
     "figure4": ("view", "source"),
     "figure5": ("view", "source"),
     "figure6": (),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kdmvs import config_page
-from kdmvs.config import CasMVSNetSettings, MVSNetSettings, RunSettings, load, parse
+from kdmvs.config import FIGURES_READ, CasMVSNetSettings, FigureSettings, MVSNetSettings, RunSettings, load, parse
 from kdmvs.errors import SettingsError
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
@@ -120,6 +120,8 @@ SHAPE_OF_THE_PLAN = {
     "scans.training",
     "scans.evaluation",
     "scans.pictured",
+    "figures.scan",
+    "figures.labelled_scan",
     "variants",
     "sweep",
 }
@@ -129,7 +131,7 @@ NO_NUMBERS = {"resources", "pathvars"}
 
 RULES = (
     "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "check", "encode", "fuse",
-    "evaluate", "figures",
+    "evaluate", "figures", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8",
 )  # fmt: skip
 
 
@@ -138,6 +140,7 @@ UNSET = {
     "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
+    "threshold": 0.5, "external_weights": "resnet18.pth",
 }  # fmt: skip
 """Values for keys that are none by default."""
 AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
@@ -200,6 +203,27 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
         if all(after.settings_of(rule) == strings[rule] for rule in RULES):
             unread.append(leaf.key)
     assert not unread
+
+
+def test_every_key_of_figures_chooses_a_scan_or_is_read_by_a_rule():
+    read = {key for keys in FIGURES_READ.values() for key in keys}
+    assert read | {"scan", "labelled_scan"} == set(FigureSettings.model_fields)
+
+
+def test_a_scan_that_the_run_does_not_fuse_or_train_on_is_no_scan_of_its_figures():
+    scans = {"training": ["a"], "evaluation": ["b"]}
+    assert run(scans=scans).shown_in("figure5") == "b"
+    assert run(scans=scans).shown_in("figure8") == run(scans={"training": ["a"]}).shown_in("figure5") == "a"
+    assert run(scans=scans, figures={"scan": "b"}).shown_in("figure7") == "b"
+    with pytest.raises(SettingsError, match=r"figures\.scan is a, which scans\.evaluation does not name"):
+        run(scans=scans, figures={"scan": "a"})
+    with pytest.raises(SettingsError, match=r"figures\.labelled_scan is b, which scans\.training does not name"):
+        run(scans=scans, figures={"labelled_scan": "b"})
+
+
+def test_a_key_of_one_figure_is_in_the_string_of_no_other():
+    before, after = run(), run(figures={"threshold": 2.0})
+    assert [rule for rule in RULES if before.settings_of(rule) != after.settings_of(rule)] == ["figure7"]
 
 
 def test_a_setting_of_one_stage_is_in_the_string_of_no_other():

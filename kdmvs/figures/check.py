@@ -10,10 +10,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
 from torch import Tensor
@@ -165,7 +165,7 @@ def check_figure(
     images: tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]],
     pair: Pair,
     depth_range: tuple[float, float],
-    votes: Float[np.ndarray, "h w"],
+    votes: UInt8[np.ndarray, "h w"],
     valid: Bool[np.ndarray, "h w"],
     asked: int,
     rule: str,
@@ -190,10 +190,8 @@ def check_figure(
     maps = TITLE + sum(heights)
     with matplotlib.rc_context(STYLE):
         sheet = Sheet(2 * EDGE + 4 * PANEL + 3 * GAP, maps + HEAD + height + BAR)
-        sheet.title(
-            f"Figure 5: cross-view check, {scan}, depth by {model}",
-            f"reference view {views[0]}, source view {views[1]}",
-        )
+        note = f"reference view {views[0]}, source view {views[1]}; blue: what the reference says, red: the source"
+        sheet.title(f"Figure 5: cross-view check, {scan}, depth by {model}", note)
         top = TITLE
         for (name, it), tall in zip(found, heights, strict=True):
             if it is None:
@@ -342,7 +340,7 @@ def _maps(
     top: float,
     height: float,
     pair: Pair,
-    votes: Float[np.ndarray, "h w"],
+    votes: UInt8[np.ndarray, "h w"],
     valid: Bool[np.ndarray, "h w"],
     asked: int,
     rule: str,
@@ -366,9 +364,8 @@ def _maps(
         shown = torch.where(torch.isfinite(values), values, torch.nan).numpy()
         sheet.panel(boxes[k], "error", title, shown, **style)
         sheet.bar(lefts[k], bars, PANEL, ScalarMappable(**style), words.format(limit), extend="max")
-    steps = np.arange(asked + 2) - 0.5
     colors = matplotlib.colormaps[VOTES](np.linspace(0, 1, asked + 1))
-    style = {"cmap": ListedColormap(colors), "norm": BoundaryNorm(steps, asked + 1)}
+    style = {"cmap": ListedColormap(colors), "norm": Normalize(-0.5, asked + 0.5)}
     title = f"votes of all {asked} sources" if asked > 1 else "votes of the one source"
     sheet.panel(boxes[2], "votes", title, votes, interpolation="nearest", **style)
     sheet.bar(lefts[2], bars, PANEL, ScalarMappable(**style), "sources that agree")

@@ -22,7 +22,7 @@ from kdmvs.types import PointCloud
 PANEL = 3.0
 """Width of a panel, in inches; so are the other lengths."""
 HEAD, LABEL, BAR = 0.52, 0.34, 0.6
-NARROWEST = 8.0
+NARROWEST = 7.2
 """The title and the note need it where there are few clouds."""
 LIGHTEST = 0.22
 """Of the colour map that is taken: from here on its colours are seen on white paper."""
@@ -107,14 +107,20 @@ class Column:
 def cloud_error_figure(
     title: str, note: str, rows: Sequence[str], columns: Sequence[Column], scale: tuple[float, str] | None
 ) -> Figure:
-    """A column per cloud and a row per way to look at it; `scale` is the end of the error scale and its label."""
+    """A column per cloud and a row per way to look at it; `scale` is the end of the error scale and its label.
+
+    Without a scale, where there are no errors, the note says so below.
+    """
     first = next(picture for column in columns for picture in column.pictures if picture is not None)
     height = PANEL * first.shape[0] / first.shape[1]
     width = max(EDGE + LABEL + len(columns) * (PANEL + GAP) - GAP + EDGE, NARROWEST)
     bottom = TITLE + HEAD + len(rows) * (height + GAP) - GAP
     with matplotlib.rc_context(STYLE):
-        sheet = Sheet(width, bottom + (BAR if scale else EDGE))
-        sheet.title(title, note)
+        free = columns[-1].pictures[-1] is None
+        sheet = Sheet(width, bottom + (BAR if scale is None or not free else EDGE))
+        sheet.title(title, note if scale else "")
+        if scale is None:
+            sheet.text(EDGE + LABEL, bottom + BAR / 2, note)
         for k, column in enumerate(columns):
             left = EDGE + LABEL + k * (PANEL + GAP)
             sheet.text(left, TITLE + 0.1, column.name, **BOLD)
@@ -129,5 +135,7 @@ def cloud_error_figure(
         if scale:
             limit, label = scale
             colors = ScalarMappable(cmap=darker_with_error(), norm=Normalize(0, limit))
-            sheet.bar(EDGE + LABEL, bottom + 0.08, max(PANEL, 0.5 * width), colors, label, extend="max")
+            left, top = EDGE + LABEL + (len(columns) - 1) * (PANEL + GAP), bottom - height / 2
+            place = (left, top, PANEL) if free else (EDGE + LABEL, bottom + 0.08, width - 2 * EDGE - LABEL)
+            sheet.bar(*place, colors, label, extend="max")
     return sheet.figure

@@ -75,8 +75,7 @@ def depth_error_figure(scan: str, unit: str, model: str, views: Sequence[Labelle
     with matplotlib.rc_context(STYLE):
         width = lefts[-1] + PANEL + EDGE
         sheet = Sheet(max(width, 8.0), tops[-1] + height + BAR)
-        left_out = "" if is_measured else "; no measured depth: it and the errors are left out"
-        sheet.title(f"Figure 8: depth maps and errors, {scan}", f"one mask for all depths of a row{left_out}")
+        sheet.title(f"Figure 8: depth maps and errors, {scan}", "one mask for all depths of a row")
         for left, head in zip(lefts, columns, strict=True):
             sheet.text(left, TITLE + HEAD / 2, head, **BOLD)
         for top, view in zip(tops, views, strict=True):
@@ -88,6 +87,8 @@ def depth_error_figure(scan: str, unit: str, model: str, views: Sequence[Labelle
         if is_measured:
             words = f"absolute depth error ({unit})"
             sheet.bar(lefts[3], bars, PANEL, ScalarMappable(**errors), words, extend="max")
+        else:
+            sheet.text(lefts[2], bars + 0.15, "(b), (d) and (f) are left out:\nno depth was measured")
     return sheet.figure
 
 

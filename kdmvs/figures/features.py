@@ -95,20 +95,20 @@ def feature_figure(
     image: Float[np.ndarray, "h w 3"],
     maps: Sequence[Features],
     mask: Bool[np.ndarray, "h w"] | None = None,
-    note: str = "",
+    external: str = "",
 ) -> Figure:
     """The photograph and a column per map of features: the whole picture above, below it a close-up of the same place.
 
     Every pixel of a map is drawn as large as the pixels of the photograph it stands for. A map whose `values` are of
-    size 0 is a column that says in its note why it is empty.
+    size 0 is a column that says in its note why it is empty. What the title says of the external features: `external`.
     """
     height = PANEL * image.shape[0] / image.shape[1]
-    width = max(EDGE + (1 + len(maps)) * (PANEL + GAP) - GAP + EDGE, 9.0)
+    width = max(EDGE + (1 + len(maps)) * (PANEL + GAP) - GAP + EDGE, 9.8)
     tops = [TITLE + HEAD, TITLE + HEAD + height + ROW_GAP]
     window = close_up(image, mask)
     with matplotlib.rc_context(STYLE):
         sheet = Sheet(width, tops[1] + height + FOOT + EDGE)
-        sheet.title(f"Figure 3: features of {scan}, view {view}", note)
+        sheet.title(f"Figure 3: features of {scan}, view {view}{external and f' (external: {external})'}")
         shown = image if mask is None else np.where(mask[..., None], image, np.nan)
         columns = [("RGB", "photograph", 1, _grey_where_unknown(shown.astype(np.float64).clip(0, 1)))]
         for found in maps:
@@ -118,11 +118,12 @@ def feature_figure(
             part = None if mask is None else mask[:: found.stride, :: found.stride]
             components = principal_components(found.values, part)
             words = f"{found.note}\n3 of {len(found.values)} components: {100 * components.explained:.0f} % of variance"
-            columns.append((found.name, words, found.stride, _grey_where_unknown(components.picture)))
+            picture = _grey_where_unknown(components.picture)
+            columns.append((found.name, words, found.stride, _to_the_edge(picture) if found.stride > 1 else picture))
         for k, (name, words, stride, picture) in enumerate(columns):
             left = EDGE + k * (PANEL + GAP)
             sheet.text(left, TITLE + 0.1, f"({chr(ord('a') + k)}) {name}", **BOLD)
-            sheet.text(left, TITLE + 0.38, words, fontsize=8, linespacing=1.25)
+            sheet.text(left, TITLE + 0.24, words, va="top", fontsize=8, linespacing=1.25)
             if not stride:
                 continue
             for top, box in zip(tops, (None, window), strict=True):
@@ -146,6 +147,11 @@ def _placed(picture: Float64[np.ndarray, "h w 3"], stride: int) -> dict[str, obj
     half = stride / 2
     extent = (-half, (width - 1) * stride + half, (height - 1) * stride + half, -half)
     return {"extent": extent, "interpolation": "nearest"}
+
+
+def _to_the_edge(picture: Float64[np.ndarray, "h w 3"]) -> Float64[np.ndarray, "h1 w1 3"]:
+    """With its last row and column once more, as the photograph goes on beyond the last pixel of a strided map."""
+    return np.pad(picture, ((0, 1), (0, 1), (0, 0)), mode="edge")
 
 
 def _show(

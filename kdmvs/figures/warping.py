@@ -24,7 +24,7 @@ from kdmvs.types import Camera
 PANEL = 3.2
 """Width of a panel, in inches; so are the other lengths."""
 HEAD, ROW_GAP, BAR = 0.1, 0.78, 0.62
-LARGEST = 0.5
+LARGEST = 0.25
 """Differences of colour from here on have the last colour."""
 
 
@@ -85,7 +85,7 @@ def warping_figure(
     error: dict[str, Any] = {"cmap": colormap(ERROR), "norm": Normalize(0, LARGEST)}
     reference, source = images
     boxes = [[(left, top, PANEL, height) for left in lefts] for top in tops]
-    known = f"{100 * found.seen.mean():.1f} % of the reference's pixels"
+    known = f"{100 * found.seen.mean():.1f} %"
     mean = f"mean {np.nanmean(found.difference):.3f}" if found.seen.any() else "nothing is seen"
     with matplotlib.rc_context(STYLE):
         sheet = Sheet(2 * EDGE + 3 * PANEL + 2 * GAP, tops[1] + height + BAR)

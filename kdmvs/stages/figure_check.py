@@ -29,7 +29,7 @@ def run(settings: FigureSettings, scan: Path, depth: Path, agreement: Path, mode
     pair = checked(depth_ref, opened.camera(view), depth_src, opened.camera(source), limits)
     asked = min(asked_for.sources, len(opened.neighbours(view)))
     needed = asked_for.least_votes or asked
-    rule = f"confidence over {asked_for.confidence:g}, {needed} of {asked} sources agree"
+    rule = f"confidence over {asked_for.confidence:g}, at least {needed} of {asked} sources agree"
     low, high = opened.depth_range(view).tolist()
     images = (photograph(opened, view), photograph(opened, source))
     figure = check_figure(opened.name, opened.unit, both, images, pair, (low, high), votes, valid, asked, rule, model)

@@ -65,7 +65,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
         rows, columns, scale = precision_and_recall(
             settings.threshold, opened, model, clouds, reference, origin, cameras[0], drawn
         )
-        note = "darker: larger error"
+        note = "darker: larger distance"
     number = figure.removeprefix("figure")
     what = "reconstructions" if figure == "figure6" else "precision and recall"
     title = f"Figure {number}: {what if reference is not None else 'reconstructions'} of {opened.name}"

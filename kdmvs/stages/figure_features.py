@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdmvs.config import FigureSettings
-from kdmvs.errors import FormatError, SettingsError
+from kdmvs.errors import FormatError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from kdmvs.figures.features import Features
     from kdmvs.scans import Scan
 
-RANDOM = "random"
 SEED = 0
 """Of random external weights."""
 EXTERNAL_STRIDES = (4, 8)
@@ -33,9 +30,10 @@ def run(settings: FigureSettings, scan: Path, checkpoint: Path, model: str, out:
     opened = Scan.open(scan)
     view = chosen_view(opened, settings.view)
     mask = opened.mask(view)
-    maps = [*external_of(settings, opened, view), *internal_of(opened, view, checkpoint, model)]
+    external, said = external_of(settings, opened, view)
+    maps = [*external, *internal_of(opened, view, checkpoint, model)]
     used = None if mask is None else mask.numpy()
-    save(feature_figure(opened.name, view, photograph(opened, view), maps, used), out)
+    save(feature_figure(opened.name, view, photograph(opened, view), maps, used, said), out)
     print(f"figure 3 {opened.name}: view {view}, {', '.join(found.name for found in maps)} -> {out}")
 
 
@@ -73,39 +71,33 @@ def internal_of(scan: Scan, view: int, checkpoint: Path, model: str) -> list[Fea
     return found
 
 
-def external_of(settings: FigureSettings, scan: Scan, view: int) -> list[Features]:
-    """ResNet-18's features of the photograph, or a column that says why there are none.
+def external_of(settings: FigureSettings, scan: Scan, view: int) -> tuple[list[Features], str]:
+    """ResNet-18's features of the photograph, and what the title says of them; or a column that says why none.
 
     Raises:
         FormatError: the weights cannot be read.
         TrainingError: they are not those of a ResNet-18.
     """
     import numpy as np
-    import torch
 
     from kdmvs.figures.features import Features
     from kdmvs.networks import resnet18
 
-    if settings.external_weights is None:
-        words = "left out: no weights of ResNet-18\n(figures.external_weights)"
-        return [Features("external", words, 0, np.empty((0, 0, 0), dtype=np.float32))]
-    if settings.external_weights == RANDOM:
-        trunk, origin = resnet18.from_seed(SEED), "RANDOM weights, as asked for"
-    else:
+    if settings.external_random:
+        trunk, origin, said = resnet18.from_seed(SEED), "RANDOM weights", "RANDOM weights"
+    elif settings.external_weights is not None:
         path = Path(settings.external_weights)
-        if not path.is_file():
-            raise SettingsError(
-                f"figures.external_weights: expected torchvision's ResNet-18 or `{RANDOM}`, found no file {path}"
-            )
-        trunk, origin = resnet18.from_file(path), path.name
+        trunk, origin, said = resnet18.from_file(path), path.name, "ResNet-18"
+    else:
+        words = "left out: no weights of ResNet-18 given\n(figures.external_weights)"
+        return [Features("external", words, 0, np.empty((0, 0, 0), dtype=np.float32))], "left out"
     mask = scan.mask(view)
-    images: Tensor = scan.image(view)[None]
-    with torch.no_grad():
-        found = trunk(images, None if mask is None else mask[None], strides=EXTERNAL_STRIDES)
-    return [
+    found = trunk(scan.image(view)[None], None if mask is None else mask[None], strides=EXTERNAL_STRIDES)
+    maps = [
         Features(f"external, {_at(stride)}", f"ResNet-18, {origin}", stride, found[stride][0].numpy())
         for stride in EXTERNAL_STRIDES
     ]
+    return maps, said
 
 
 def _at(stride: int) -> str:
