@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 
 import pytest
@@ -55,12 +54,10 @@ def test_a_figure_reruns_when_what_it_shows_changes(drawn, change, rerun):
         assert "figure8" in found and "figure4" not in found
 
 
-def test_nothing_of_the_figures_is_in_all_and_each_target_plans_its_own(checkout):
-    everything = planned(checkout, [], "config/demo.yaml")
-    assert not set(everything) & set(FIGURES)
-    for figure in FIGURES:
-        assert planned(checkout, [figure], "config/demo.yaml")[figure] == 1, figure
+def test_nothing_of_the_figures_is_in_all_and_a_target_makes_no_more_than_it_shows(checkout):
+    assert not set(planned(checkout, [], "config/demo.yaml")) & set(FIGURES)
     few = planned(checkout, ["figure4"], "config/demo.yaml")
+    assert few["figure4"] == 1
     assert not {"student", "fuse_teacher", "check_teacher", "summarise"} & set(few)
 
 
@@ -81,16 +78,14 @@ def test_a_figure_that_the_run_cannot_have_is_one_line(checkout, figure, change,
     assert "Traceback" not in done.stderr
 
 
-def test_without_evaluation_scans_figures_3_to_5_show_a_training_scan(checkout):
+def test_without_evaluation_scans_the_other_figures_show_a_training_scan(checkout):
     checkout.configure("blind.yaml", {**TINY, "scans": {"training": ["a"]}})
-    for figure in ("figure3", "figure4", "figure5", "figure8"):
-        assert planned(checkout, [figure], "blind.yaml")[figure] == 1
+    others = ("figure3", "figure4", "figure5", "figure8")
+    assert set(others) <= set(planned(checkout, others, "blind.yaml"))
 
 
 def test_every_figure_has_its_caption():
-    rules = (ROOT / "workflow" / "rules" / "common.smk").read_text()
-    assert "../report/figure{number}.rst" in rules
+    assert "../report/figure{number}.rst" in (ROOT / "workflow" / "rules" / "common.smk").read_text()
     for figure in FIGURES:
         text = (ROOT / "workflow" / "report" / f"{figure}.rst").read_text()
         assert text.startswith(f"Figure {figure[-1]} of the paper")
-        assert re.search(r"ground truth|left out|no |not ", text)

@@ -99,7 +99,7 @@ for number in (6, 7):
             "../../envs/kdmvs.yaml"
         threads: threads_of(f"figure{number}", 2)
         resources:
-            **resources_of(f"figure{number}", mem_mb=8000, minutes=60),
+            **resources_of(f"figure{number}", mem_mb=16000, minutes=60),
         params:
             settings=settings(f"figure{number}"),
             code=code("figure_clouds"),
