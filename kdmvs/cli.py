@@ -42,6 +42,11 @@ STAGES = (
     "summarise",
     "compare",
     "tabulate",
+    "figure_features",
+    "figure_warping",
+    "figure_check",
+    "figure_clouds",
+    "figure_depth",
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 

@@ -1003,9 +1003,60 @@ class EvaluationSettings(Settings):
 
 
 class FigureSettings(Settings):
-    """Pictures of the report."""
+    """Pictures of the report, and the paper's figures 3 to 8, which are made when asked for: `snakemake figure3`."""
 
-    views: int = Field(2, ge=1, description="Reference views shown per scan.")
+    views: int = Field(2, ge=1, description="Reference views shown per scan, and of figure 8.")
+    scan: ScanName | None = Field(
+        None,
+        description="Scan of figures 3 to 7; none: the first evaluation scan, without one the first training scan.",
+    )
+    labelled_scan: ScanName | None = Field(
+        None, description="Scan of figure 8, whose pseudo labels are shown; none: the first training scan."
+    )
+    view: int | None = Field(
+        None, ge=0, description="Reference view of figures 3 to 5; none: the middle one that has neighbours."
+    )
+    source: int = Field(
+        0, ge=0, description="Source view of figures 4 and 5: the reference's best neighbour (0), the next (1), ..."
+    )
+    external_weights: str | None = Field(
+        None,
+        description="torchvision's weights file of ResNet-18, relative to the working directory: figure 3 shows its "
+        "features beside the network's own, and a row of table 5 trains with them. Without it the picture goes without, "
+        "and says so; the table is refused.",
+    )
+    external_random: bool = Field(
+        False,
+        description="There features of a ResNet-18 with random weights instead, which picture and table say: a control.",
+    )
+    threshold: Positive | None = Field(
+        None,
+        description="tau of figure 7: what is nearer is right, in scan units (the paper's Tanks and Temples scene: 3 "
+        "mm); none: twice the reference's median spacing.",
+    )
+
+    @model_validator(mode="after")
+    def _external_features_come_from_one_place(self) -> FigureSettings:
+        if self.external_weights is not None and self.external_random:
+            raise ValueError("figures: expected external_weights or external_random, found both; give one")
+        return self
+
+    def of(self, rule: str) -> str:
+        """The canonical string of the keys that one rule's stage reads."""
+        keys = set(FIGURES_READ[rule])
+        return json.dumps(self.model_dump(mode="json", include=keys), sort_keys=True, separators=(",", ":"))
+
+
+FIGURES_READ = {
+    "figures": ("views",),
+    "figure3": ("view", "external_weights", "external_random"),
+    "figure4": ("view", "source"),
+    "figure5": ("view", "source"),
+    "figure6": (),
+    "figure7": ("threshold",),
+    "figure8": ("views",),
+}
+"""Rules that make pictures, and the keys of `FigureSettings` that their stages read; the others say which scan."""
 
 
 class ScansSettings(Settings):
@@ -1062,8 +1113,8 @@ T = TypeVar("T", TeacherSettings, StudentSettings)
 
 RuleName = Literal[
     "prepare", "overview", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures",
-    "curves", "summarise", "compare", "tabulate", "import_checkpoint", "import_depth",
-    "ensemble",
+    "curves", "summarise", "compare", "tabulate", "import_checkpoint", "import_depth", "ensemble", "figure3", "figure4",
+    "figure5", "figure6", "figure7", "figure8",
 ]  # fmt: skip
 
 
@@ -1108,11 +1159,6 @@ class TablesSettings(Settings):
         (0, 1, 2),
         min_length=1,
         description="Every row is trained once with each of these seeds; the table has mean and spread.",
-    )
-    external_features: str | None = Field(
-        None,
-        description="torchvision's weights file of ResNet-18, for the external features of table 5 and figure 3; "
-        "`random`: a network that has learned nothing, and the table says so.",
     )
     changes: dict[str, dict[str, Any]] = Field(
         {}, description="Per table, what all its runs change, e.g. `table7: {rounds: 1}`; the keys of `variants`."
@@ -1275,6 +1321,15 @@ class RunSettings(Settings):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _figures_show_scans_of_the_run(self) -> RunSettings:
+        fused = "evaluation" if self.scans.evaluation else "training"
+        for key, among in (("scan", fused), ("labelled_scan", "training")):
+            given = getattr(self.figures, key)
+            if given is not None and given not in getattr(self.scans, among):
+                raise ValueError(f"figures.{key} is {given}, which scans.{among} does not name; choose one of those")
+        return self
+
     def _steps_per_epoch(self) -> dict[str, int | None]:
         return {
             "teacher": self.teacher.optimiser.steps_per_epoch,
@@ -1284,7 +1339,7 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _variants_are_experiments(self) -> RunSettings:
         taken = re.compile(
-            r"scans|figures|clouds|tables|logs|benchmarks|teacher|control|ensemble|round\d+|.*\.(csv|png|html|pt)"
+            r"scans|figures|clouds|tables|paper_figures|logs|benchmarks|teacher|control|ensemble|round\d+|.*\.(csv|png|html|pt)"
         )
         changes = self.changes()
         identifiers = [re.sub(r"\W", "_", name) for name in changes]
@@ -1359,6 +1414,12 @@ class RunSettings(Settings):
         begins = self.start.checkpoint is None and self.start.depth_maps is None
         return tuple(model for model in self.models() if model != "ensemble" and (begins or model != "teacher"))
 
+    def shown_in(self, figure: str) -> str:
+        """The scan of a figure of the paper."""
+        if figure == "figure8":
+            return self.figures.labelled_scan or self.scans.training[0]
+        return self.figures.scan or (self.scans.evaluation or self.scans.training)[0]
+
     def control_settings(self) -> TeacherSettings:
         """The teacher's settings with at least as many optimiser steps as teacher and students together."""
         teacher, student = self.teacher.optimiser, self.student.optimiser
@@ -1398,9 +1459,8 @@ class RunSettings(Settings):
             "encode": self.encoding,
             "fuse": self.fusion,
             "evaluate": self.evaluation,
-            "figures": self.figures,
         }
-        return sections[rule].canonical()
+        return self.figures.of(rule) if rule in FIGURES_READ else sections[rule].canonical()
 
 
 NETWORK_NAME = ".network.name"

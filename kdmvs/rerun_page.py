@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kdmvs.cli import STAGES
-from kdmvs.config import RunSettings, Settings, parse
+from kdmvs.config import FIGURES_READ, FigureSettings, RunSettings, Settings, parse
 from kdmvs.config_page import leaves
 from kdmvs.provenance import FOLDER, UNCOUNTED, closure
 from kdmvs.variants import PER_MODEL, Plan, before, maker
@@ -101,7 +101,8 @@ def settings_of_stages(base: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for section in ("dataset", "teacher", "student", "inference", "consistency", "encoding", "fusion", "evaluation"):
         value = getattr(run, section)
         yield from _keys(section, value)
-    yield from _keys("figures", run.figures)
+    of_the_report = {f"figures.{name}" for name in FIGURES_READ["figures"]}
+    yield from (found for found in _keys("figures", run.figures) if found[0] in of_the_report)
 
 
 def _keys(section: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -247,7 +248,16 @@ def page() -> str:
     lines += _table(
         ["change", *COLUMNS], ([text, *row(reruns(RUN, laid_over(RUN, change)))] for text, change in EVENTS.items())
     )
+    figures = [rule for rule in FIGURES_READ if rule != "figures"]
+    lines += ["", "## Figures of the paper, where they were asked for by name", ""]
+    lines += _table(["setting", *figures], _figure_rows(figures))
     lines += [
+        "",
+        "They also rerun with the files that they show: depth of the teacher (4, 5, 8), its agreement (5) and labels",
+        "(8), a checkpoint (3), the clouds of all models (6, 7). `figures.scan` chooses the scan of 3 to 7,",
+        "`figures.labelled_scan` that of 8.",
+        "",
+        "## Notes",
         "",
         "- `experiment` names another folder of results: everything is made anew there, and the old folder stays.",
         "- With `scans_per_job` above 1 the whole jobs rerun whose list of scans changed.",
@@ -278,6 +288,13 @@ def _settings_rows() -> Iterator[list[str]]:
             if key not in seen:
                 seen.add(key)
                 yield [f"`{key}`", *row(reruns(base, laid_over(base, overlay(key, value))))]
+
+
+def _figure_rows(figures: list[str]) -> Iterator[list[str]]:
+    for name in FigureSettings.model_fields:
+        cells = ["x" if name in FIGURES_READ[rule] else "" for rule in figures]
+        if any(cells):
+            yield [f"`figures.{name}`", *cells]
 
 
 def _table(header: list[str], rows: Iterator[list[str]]) -> list[str]:

@@ -7,7 +7,16 @@ import json
 import pytest
 
 from kdmvs import config_page, rerun_page
-from kdmvs.config import CasMVSNetSettings, MVSNetSettings, RunSettings, UCSNetSettings, load, parse
+from kdmvs.config import (
+    FIGURES_READ,
+    CasMVSNetSettings,
+    FigureSettings,
+    MVSNetSettings,
+    RunSettings,
+    UCSNetSettings,
+    load,
+    parse,
+)
 from kdmvs.errors import SettingsError
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
@@ -115,7 +124,6 @@ SHAPE_OF_THE_PLAN = {
     "ensemble.models",
     "consistency_of",
     "tables.seeds",
-    "tables.external_features",
     "tables.changes",
     "tables.planned",
     "start.checkpoint",
@@ -127,6 +135,8 @@ SHAPE_OF_THE_PLAN = {
     "scans.training",
     "scans.evaluation",
     "scans.pictured",
+    "figures.scan",
+    "figures.labelled_scan",
     "variants",
     "sweep",
 }
@@ -135,8 +145,8 @@ SHAPE_OF_THE_PLAN = {
 NO_NUMBERS = {"resources", "pathvars"}
 
 RULES = (
-    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "ensemble", "check", "encode", "fuse",
-    "evaluate", "figures",
+    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "ensemble", "check",
+    "encode", "fuse", "evaluate", "figures", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8",
 )  # fmt: skip
 
 
@@ -145,7 +155,7 @@ UNSET = {
     "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere",
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
-    "level_weights": (1.0, 1.0, 2.0), "external_weights": "resnet18.pth", "initial": "before.pt",
+    "level_weights": (1.0, 1.0, 2.0), "external_weights": "resnet18.pth", "initial": "before.pt", "threshold": 0.5,
 }  # fmt: skip
 """Values for keys that are none by default."""
 AUTO = {
@@ -216,6 +226,27 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
         if all(after.settings_of(rule) == strings[rule] for rule in RULES):
             unread.append(leaf.key)
     assert not unread
+
+
+def test_every_key_of_figures_chooses_a_scan_or_is_read_by_a_rule():
+    read = {key for keys in FIGURES_READ.values() for key in keys}
+    assert read | {"scan", "labelled_scan"} == set(FigureSettings.model_fields)
+
+
+def test_a_scan_that_the_run_does_not_fuse_or_train_on_is_no_scan_of_its_figures():
+    scans = {"training": ["a"], "evaluation": ["b"]}
+    assert run(scans=scans).shown_in("figure5") == "b"
+    assert run(scans=scans).shown_in("figure8") == run(scans={"training": ["a"]}).shown_in("figure5") == "a"
+    assert run(scans=scans, figures={"scan": "b"}).shown_in("figure7") == "b"
+    with pytest.raises(SettingsError, match=r"figures\.scan is a, which scans\.evaluation does not name"):
+        run(scans=scans, figures={"scan": "a"})
+    with pytest.raises(SettingsError, match=r"figures\.labelled_scan is b, which scans\.training does not name"):
+        run(scans=scans, figures={"labelled_scan": "b"})
+
+
+def test_a_key_of_one_figure_is_in_the_string_of_no_other():
+    before, after = run(), run(figures={"threshold": 2.0})
+    assert [rule for rule in RULES if before.settings_of(rule) != after.settings_of(rule)] == ["figure7"]
 
 
 def test_a_setting_of_one_stage_is_in_the_string_of_no_other():

@@ -16,7 +16,7 @@ FINISHED = pytest.mark.xdist_group("finished workflow")
 @FINISHED
 def test_a_table_trains_what_the_run_has_not_and_stands_beside_the_paper(finished, tmp_path):
     own = type(finished)(shutil.copytree(finished.folder, tmp_path / "checkout"))
-    own.configure("tables.yaml", {"tables": {"seeds": [0], "external_features": "random"}})
+    own.configure("tables.yaml", {"tables": {"seeds": [0]}, "figures": {"external_random": True}})
     done = own.snakemake("table5", "--configfile", "tiny.yaml", "tables.yaml")
     assert "ResNet-18 with random weights, which was asked for" in done.stdout
     results = own.folder / "results" / "tiny"

@@ -281,3 +281,61 @@ def final_targets():
     if EVALUATION and len(OWN) > 1:
         found.append("<results>/comparison.csv")
     return list(dict.fromkeys(found))
+
+
+def teachers(kind, figure, ending="h5"):
+    """The teacher's file of a kind, of the scan that a figure shows."""
+    return below(PLAN.place("", kind, "teacher"), f"{kind}/{RUN.shown_in(figure)}.{ending}")
+
+
+def with_a_network():
+    """The first model that has a network here: the teacher, or where its depth comes from elsewhere a student."""
+    return next((model for model in RUN.models() if maker(RUN, "checkpoint", model)), None)
+
+
+def paper_figure(number):
+    """The picture of a figure, for the report."""
+    return report(
+        f"<results>/paper_figures/figure{number}.png",
+        category="Figures of the paper",
+        labels={
+            "experiment": RUN.experiment,
+            "scan": RUN.shown_in(f"figure{number}"),
+            "shows": f"figure {number}",
+        },
+        caption=f"../report/figure{number}.rst",
+    )
+
+
+def scan_of(figure):
+    return f"<results>/scans/{RUN.shown_in(figure)}/scan.json"
+
+
+def checkpoint_with_features(wildcards):
+    """The checkpoint whose features figure 3 shows."""
+    if with_a_network() is None:
+        stop("figure3 shows a network's features, and this run has none: its depth maps come from start.depth_maps")
+    return below(PLAN.place("", "checkpoint", with_a_network()), "checkpoint.pt")
+
+
+def external_weights(wildcards):
+    """The file of external features that figure 3 is made from, where one is named."""
+    named = RUN.figures.external_weights
+    return [] if named is None else [named]
+
+
+def clouds_of_the_run(figure):
+    """The clouds of all models, of the scan that a figure shows."""
+
+    def clouds(wildcards):
+        if not EVALUATION:
+            stop(f"{figure} shows fused clouds: name at least one scan in scans.evaluation")
+        return of_models("", "fused", "fused/{scan}.ply", [RUN.shown_in(figure)])
+
+    return clouds
+
+
+def stop(reason):
+    """End Snakemake with one line."""
+    print(f"kdmvs: {reason}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,173 @@
+"""Draw figure 6 or 7 of the paper: the models' clouds beside the reference, and where they are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdmvs.config import FigureSettings
+from kdmvs.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from kdmvs.figures.cloud_errors import Column
+    from kdmvs.scans import Scan
+    from kdmvs.types import Camera, PointCloud
+
+FIGURES = ("figure6", "figure7")
+PICTURE_WIDTH = 780
+"""Pixels across a rendered cloud: two per pixel of the figure."""
+NOTHING_MEASURED = "neither a reference cloud nor measured depth: errors are left out"
+
+
+def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], cloud: list[Path], out: Path) -> None:
+    """Write figure6 (reconstructions, distances to the reference) or figure7 (precision and recall at tau).
+
+    A scan without a reference cloud but with measured depth is compared with the points of the measured depth; one
+    without both is shown from two sides.
+
+    Raises:
+        SettingsError: another figure, or lists that differ in length.
+        FormatError: a file that cannot be read.
+        DataError: no cloud has a point.
+    """
+    from kdmvs.figures import rendering
+    from kdmvs.figures.cloud_errors import cloud_error_figure
+    from kdmvs.figures.sheet import save
+    from kdmvs.formats.ply import read_ply
+    from kdmvs.scans import Scan
+
+    if figure not in FIGURES:
+        raise SettingsError(f"--figure: expected {' or '.join(FIGURES)}, found {figure}")
+    if len(model) != len(cloud):
+        raise SettingsError(f"expected one cloud per model, found --model {len(model)}, --cloud {len(cloud)}")
+    opened = Scan.open(scan)
+    clouds = [read_ply(path, opened.origin) for path in cloud]
+    if not any(len(it.points) for it in clouds):
+        raise DataError(f"scan {opened.name}: expected fused points, found none in {', '.join(map(str, cloud))}")
+    reference, origin = reference_of(opened)
+    size = (round(PICTURE_WIDTH * opened.size[0] / opened.size[1]), PICTURE_WIDTH)
+    cameras = viewpoints(opened, [*clouds, *([reference] if reference is not None else [])], size)
+
+    def drawn(it: PointCloud, camera: Camera) -> ndarray:
+        return rendering.render(it, camera, size).numpy()
+
+    if reference is None:
+        rows = ["from camera 0", "from the side"]
+        columns = [whole(name, it, [drawn(it, c) for c in cameras]) for name, it in zip(model, clouds, strict=True)]
+        scale, note = None, NOTHING_MEASURED
+    elif figure == "figure6":
+        rows, columns, scale = reconstructions(opened, model, clouds, reference, origin, cameras[0], drawn)
+        note = "darker: larger error"
+    else:
+        rows, columns, scale = precision_and_recall(
+            settings.threshold, opened, model, clouds, reference, origin, cameras[0], drawn
+        )
+        note = "darker: larger distance"
+    number = figure.removeprefix("figure")
+    what = "reconstructions" if figure == "figure6" else "precision and recall"
+    title = f"Figure {number}: {what if reference is not None else 'reconstructions'} of {opened.name}"
+    save(cloud_error_figure(title, note, rows, columns, scale), out)
+    print(f"figure {number} {opened.name}: {', '.join(model)} against {origin or 'nothing'} -> {out}")
+
+
+def reference_of(scan: Scan) -> tuple[PointCloud | None, str | None]:
+    """The cloud to compare with, and what it is in words."""
+    import torch
+
+    from kdmvs.evaluation.point_clouds import from_measured_depth
+    from kdmvs.figures.cloud_errors import SEED
+    from kdmvs.stages.pictured import measured_inside
+    from kdmvs.types import PointCloud
+
+    given = scan.reference_cloud()
+    if given is not None:
+        return given, "reference cloud"
+    maps = ((measured_inside(scan, i), i) for i in range(len(scan)))
+    views = [(torch.from_numpy(depth), scan.camera(i)) for depth, i in maps if depth is not None and depth.any()]
+    if not views:
+        return None, None
+    points = from_measured_depth(views, None, SEED)
+    return PointCloud(torch.from_numpy(points.astype("float32"))), "measured depth"
+
+
+def viewpoints(scan: Scan, clouds: Sequence[PointCloud], size: tuple[int, int]) -> list[Camera]:
+    """From camera 0 and from the side where the other cameras stand, framed on equally many points of every cloud."""
+    import torch
+
+    from kdmvs.figures import rendering
+    from kdmvs.stages.figures import oblique
+
+    filled = [it.points for it in clouds if len(it.points)]
+    share = max(1000, min(rendering.SAMPLE, min(map(len, filled))))
+    points = torch.cat([rendering.sampled(part, share) for part in filled])
+    cameras = [scan.camera(0), oblique(scan, rendering.centre_of(points))]
+    return [rendering.framed(camera, points, size) for camera in cameras]
+
+
+def of_points(count: int) -> str:
+    """How many points a cloud has, in words."""
+    return f"{count:,} points".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def whole(name: str, cloud: PointCloud, pictures: Sequence[ndarray]) -> Column:
+    """A cloud without errors."""
+    from kdmvs.figures.cloud_errors import Column
+
+    return Column(name, of_points(len(cloud.points)), tuple(pictures))
+
+
+def reconstructions(
+    scan: Scan,
+    model: Sequence[str],
+    clouds: Sequence[PointCloud],
+    reference: PointCloud,
+    origin: str | None,
+    camera: Camera,
+    drawn: Callable[[PointCloud, Camera], ndarray],
+) -> tuple[list[str], list[Column], tuple[float, str]]:
+    """Figure 6: the clouds with their colours, and with their distances to the reference on one scale."""
+    from kdmvs.figures.cloud_errors import Column, coloured, compared, scale_end
+
+    found = [compared(as_array(it), as_array(reference), None) for it in clouds]
+    limit = scale_end([it.to_reference for it in found])
+    columns = []
+    for name, cloud, it in zip(model, clouds, found, strict=True):
+        words = of_points(len(cloud.points))
+        words += f"; median error {it.median_error:.3g} {scan.unit}" if len(cloud.points) else ""
+        errors = drawn(coloured(cloud, it.to_reference, limit), camera)
+        columns.append(Column(name, words, (drawn(cloud, camera), errors)))
+    columns.append(Column(f"{origin}", of_points(len(reference.points)), (drawn(reference, camera), None)))
+    label = f"distance of a point to the {origin} ({scan.unit})"
+    return ["reconstruction", "distance to the reference"], columns, (limit, label)
+
+
+def precision_and_recall(
+    threshold: float | None,
+    scan: Scan,
+    model: Sequence[str],
+    clouds: Sequence[PointCloud],
+    reference: PointCloud,
+    origin: str | None,
+    camera: Camera,
+    drawn: Callable[[PointCloud, Camera], ndarray],
+) -> tuple[list[str], list[Column], tuple[float, str]]:
+    """Figure 7: the clouds by their distance to the reference, the reference by its distance to each cloud."""
+    from kdmvs.figures.cloud_errors import SCALE_ENDS, Column, coloured, compared
+
+    found = [compared(as_array(it), as_array(reference), threshold) for it in clouds]
+    tau = found[0].threshold
+    columns = []
+    for name, cloud, it in zip(model, clouds, found, strict=True):
+        words = f"precision {100 * it.precision:.1f} %, recall {100 * it.recall:.1f} %, F {100 * it.f:.1f} %"
+        both = coloured(cloud, it.to_reference, SCALE_ENDS * tau), coloured(reference, it.to_cloud, SCALE_ENDS * tau)
+        columns.append(Column(name, words, tuple(drawn(part, camera) for part in both)))
+    label = f"distance ({scan.unit}); $\\tau$ = {tau:.3g} {scan.unit}"
+    return [f"precision:\npoints to the {origin}", f"recall:\n{origin} to points"], columns, (SCALE_ENDS * tau, label)
+
+
+def as_array(cloud: PointCloud) -> ndarray:
+    """A cloud's points in float64."""
+    return cloud.points.numpy().astype(float)
