@@ -47,6 +47,11 @@ Side = Annotated[int, Field(ge=32, multiple_of=32)]
 Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
+def canonical(values: Mapping[str, Any]) -> str:
+    """One JSON string for equal values."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused, numbers finite."""
 
@@ -54,7 +59,7 @@ class Settings(BaseModel):
 
     def canonical(self) -> str:
         """One JSON string for equal settings, whatever way they were written: what a rule carries and a stage gets."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return canonical(self.model_dump(mode="json"))
 
 
 class SyntheticSettings(Settings):
@@ -573,12 +578,6 @@ class TeacherLossSettings(Settings):
             raise ValueError(f"loss.{key}: the released form has none; leave it out, or take form: consistency")
         return self
 
-    def arguments(self) -> dict[str, Any]:
-        """What the form's loss function takes of these settings, by name."""
-        both = ("photometric_weight", "featuremetric_weight", "best_sources", "ssim_weight", "smoothness_weight")
-        own = {"consistency": ("feature_gradient", "external_weight"), "released": ("log_variance_weight", "range_mm")}
-        return {name: getattr(self, name) for name in (*both, *own[self.form])}
-
 
 class SupervisionSettings(Settings):
     """Which depth a student learns, and where (paper, table 7)."""
@@ -757,6 +756,7 @@ class TeacherSettings(Settings):
             raise ValueError("network.uncertainty: only loss.form: released trains it; take that, or leave it out")
         return self
 
+    @property
     def files(self) -> tuple[str, ...]:
         """Files that the training reads beside its scans."""
         external = self.loss.external_weights if self.loss.external_weight else None
@@ -784,6 +784,7 @@ class StudentSettings(Settings):
             raise ValueError("network.uncertainty: nothing trains it in a student; leave it out")
         return self
 
+    @property
     def files(self) -> tuple[str, ...]:
         """Files that the training reads beside its scans and labels."""
         return () if self.initial is None else (self.initial,)
@@ -792,12 +793,6 @@ class StudentSettings(Settings):
     def needs_labels(self) -> bool:
         """Whether a training reads pseudo labels: not where it learns measured depth wherever that is known."""
         return self.supervision.depth == "validated" or self.supervision.mask == "validated"
-
-    @property
-    def level_weights(self) -> tuple[float, ...]:
-        """Of every level of the network."""
-        given = self.loss.level_weights or ((0.5, 1.0, 2.0) if self.loss.form == "l1" else (1.0, 1.0, 1.0))
-        return given[-self.network.levels :]
 
     @model_validator(mode="after")
     def _every_level_has_a_variance_floor(self) -> StudentSettings:
@@ -1022,12 +1017,12 @@ class FigureSettings(Settings):
     external_weights: str | None = Field(
         None,
         description="torchvision's weights file of ResNet-18, relative to the working directory: figure 3 shows its "
-        "features beside the network's own, and a row of table 5 trains with them. Without it the picture goes without, "
-        "and says so; the table is refused.",
+        "features beside the network's own, and a row of table 5 trains with them. Without it the picture goes "
+        "without, and says so; the table is refused.",
     )
     external_random: bool = Field(
         False,
-        description="There features of a ResNet-18 with random weights instead, which picture and table say: a control.",
+        description="There features of a ResNet-18 with random weights, which picture and table say: a control.",
     )
     threshold: Positive | None = Field(
         None,
@@ -1040,11 +1035,6 @@ class FigureSettings(Settings):
         if self.external_weights is not None and self.external_random:
             raise ValueError("figures: expected external_weights or external_random, found both; give one")
         return self
-
-    def of(self, rule: str) -> str:
-        """The canonical string of the keys that one rule's stage reads."""
-        keys = set(FIGURES_READ[rule])
-        return json.dumps(self.model_dump(mode="json", include=keys), sort_keys=True, separators=(",", ":"))
 
 
 FIGURES_READ = {
@@ -1460,7 +1450,9 @@ class RunSettings(Settings):
             "fuse": self.fusion,
             "evaluate": self.evaluation,
         }
-        return self.figures.of(rule) if rule in FIGURES_READ else sections[rule].canonical()
+        if rule in FIGURES_READ:
+            return canonical(self.figures.model_dump(mode="json", include=set(FIGURES_READ[rule])))
+        return sections[rule].canonical()
 
 
 NETWORK_NAME = ".network.name"

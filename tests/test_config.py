@@ -18,6 +18,7 @@ from kdmvs.config import (
     parse,
 )
 from kdmvs.errors import SettingsError
+from kdmvs.stages.student import level_weights
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
 
@@ -156,6 +157,7 @@ UNSET = {
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
     "level_weights": (1.0, 1.0, 2.0), "external_weights": "resnet18.pth", "initial": "before.pt", "threshold": 0.5,
+    "uncertainty": True,
 }  # fmt: skip
 """Values for keys that are none by default."""
 AUTO = {
@@ -325,7 +327,7 @@ def test_limits_and_weights_are_given_for_every_level():
 
 def test_levels_weigh_as_casmvsnet_trains_with_l1_and_the_same_otherwise():
     def weights(**student):
-        return run(student=student).student.level_weights
+        return level_weights(run(student=student).student)
 
     assert weights() == weights(loss={"form": "released"}) == (1, 1, 1)
     assert weights(loss={"form": "l1"}) == (0.5, 1, 2)
@@ -375,10 +377,10 @@ def test_a_run_begins_once_and_a_control_needs_a_teacher():
 
 def test_a_training_names_the_files_that_it_reads_and_no_others():
     external = {"external_weight": 4, "external_weights": "resnet18.pth"}
-    assert run(teacher={"loss": external, "initial": "dtu.pt"}).teacher.files() == ("dtu.pt", "resnet18.pth")
-    assert run(teacher={"loss": {**external, "external_weight": 0}}).teacher.files() == ()
-    assert run(student={"initial": "dtu.pt"}).student.files() == ("dtu.pt",)
-    assert run().teacher.files() == run().student.files() == ()
+    assert run(teacher={"loss": external, "initial": "dtu.pt"}).teacher.files == ("dtu.pt", "resnet18.pth")
+    assert run(teacher={"loss": {**external, "external_weight": 0}}).teacher.files == ()
+    assert run(student={"initial": "dtu.pt"}).student.files == ("dtu.pt",)
+    assert run().teacher.files == run().student.files == ()
 
 
 def test_the_protocol_of_dtu_names_what_the_run_lacks_for_it():

@@ -8,7 +8,7 @@ for place in PLAN.places_of("checkpoint", "teacher") + PLAN.places_of("checkpoin
             model + as_name(variant)
         input:
             scan=each("<results>/scans/{scan}/scan.json", TRAINING),
-            files=PLAN.settings(place).teacher.files(),
+            files=PLAN.settings(place).teacher.files,
         output:
             checkpoint=ensure(f"<results>/{place}/checkpoint.pt", non_empty=True),
             metrics=f"<results>/{place}/metrics.csv",
@@ -35,7 +35,7 @@ rule student:
     input:
         scan=each("<results>/scans/{scan}/scan.json", TRAINING),
         label=labels_of_last_round,
-        files=lambda wildcards: PLAN.settings(wildcards.model).student.files(),
+        files=lambda wildcards: PLAN.settings(wildcards.model).student.files,
     output:
         checkpoint=ensure("<results>/{model}/checkpoint.pt", non_empty=True),
         metrics="<results>/{model}/metrics.csv",
