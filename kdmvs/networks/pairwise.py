@@ -31,7 +31,7 @@ from kdmvs.types import Camera
 
 Cost = Literal["variance", "group_correlation"]
 
-AT_ONCE = 2**23
+AT_ONCE = 2**21
 """Numbers of warped features that are held at a time, of one source and some hypotheses."""
 LEAST_WEIGHT = 1e-3
 """Of a source that sees a point, so that the weights of a pixel never sum to zero."""
