@@ -15,24 +15,20 @@ way by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdmvs.datasets import places
 from kdmvs.datasets.numbered import IMAGE, NumberedView, numbered_files, numbered_views
-from kdmvs.datasets.reference import merged
+from kdmvs.datasets.reference import Reference, merged
 from kdmvs.datasets.source import SourceScan, SourceView, renumbered
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import DepthLine
 from kdmvs.formats.trajectory import LoggedPose, read_alignment, read_trajectory
 from kdmvs.scan_lists import LISTS
 from kdmvs.view_selection import centres
-
-if TYPE_CHECKING:
-    from kdmvs.types import PointCloud
 
 TUNED_INTERVALS = {
     "Family": 2.5e-3, "Francis": 1e-2, "Horse": 1.5e-3, "Lighthouse": 1.5e-2, "M60": 5e-3, "Panther": 5e-3,
@@ -144,9 +140,7 @@ def _about_ranges(folder: str, ranges: Sequence[tuple[float, float]]) -> str:
     return f"cameras of {folder}/: median depth range {low:.4g} to {high:.4g}, a ratio of {high / low:.3g}"
 
 
-def _reference(
-    folder: Path, name: str, views: Sequence[NumberedView]
-) -> tuple[Callable[[], PointCloud] | None, list[str]]:
+def _reference(folder: Path, name: str, views: Sequence[NumberedView]) -> tuple[Reference | None, list[str]]:
     """What gives the measured cloud in the cameras' frame, or why it is left out."""
     cloud, log, alignment = (folder / f"{name}{end}" for end in (".ply", "_COLMAP_SfM.log", "_trans.txt"))
     if not cloud.is_file():

@@ -175,7 +175,8 @@ def _partners(
     points: Float[np.ndarray, "n 3"], tree: cKDTree, radius: float
 ) -> tuple[Bool[np.ndarray, " n"], Int64[np.ndarray, " k"], float, float]:
     """Which points have one nearer than the radius, their nearest, the share of them and their rmse."""
-    distance, partner = tree.query(points, distance_upper_bound=radius, workers=torch.get_num_threads())
+    told = tree.query(points, distance_upper_bound=radius, workers=torch.get_num_threads())
+    distance, partner = np.asarray(told[0]), np.asarray(told[1])
     near = np.isfinite(distance)
     found = distance[near]
     rmse = float(np.sqrt(np.square(found).mean())) if len(found) else 0.0
