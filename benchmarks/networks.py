@@ -91,7 +91,7 @@ def training(who: str, model: str, batch: int, height: int, width: int, views: i
 def losses(of: ViewGroup, model: str) -> tuple[Callable[[Any], Tensor], Callable[[Any], Tensor]]:
     """Ours and the plain one, with the default settings."""
     if model == "teacher":
-        settings = TeacherLossSettings().model_dump()
+        settings = TeacherLossSettings().arguments()
         weights = settings["photometric_weight"], settings["featuremetric_weight"]
         return (
             lambda levels: reconstruction_loss(levels, of, **settings, read_out="expectation")["loss"],

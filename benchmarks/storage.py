@@ -248,7 +248,7 @@ def share_waiting(folder: Path, ahead: bool, crop: tuple[int, int] | None, batch
 
     settings = TeacherSettings()
     network = build(**settings.network.model_dump(mode="json"))
-    choices = {"read_out": settings.network.read_out, **settings.loss.model_dump()}
+    choices = {"read_out": settings.network.read_out, **settings.loss.arguments()}
     samples = ViewGroups([Scan.open(folder / "scan")], views=3, crop=crop)
     schedule = Schedule(2, STEPS, batch, 1e-3, 0.0, 0, (), 10.0, "float32", 0)  # the first epoch warms up
     said, kept, drawn = StringIO(), image.CACHE_BYTES, sampling._ahead

@@ -1,18 +1,20 @@
 """`kdmvs STAGE`: every stage from the shell, its options derived from the signature of the stage's `run`.
 
-A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values, `settings`
-is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`. Only the stage that is called is imported, and a
-stage imports what computes inside `run`, so that help and argument errors answer at once. An error of the user is one
-line and exit code 2; anything else is a bug and keeps its traceback.
+A `Path` is one required option, a `Path | None` one that may be left out, a `list[Path]` one or more values (none, too,
+with `| None`), `settings` is `--settings` (JSON, or a YAML or JSON file) and `--set key=value`. Only the stage that is
+called is imported, and a stage imports what computes inside `run`, so that help and argument errors answer at once. An
+error of the user is one line and exit code 2; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import importlib
 import inspect
 import json
+import os
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdmvs.errors import KdmvsError, SettingsError
+from kdmvs.errors import KdmvsError, MachineError, SettingsError
 
 STAGES = (
     "prepare",
@@ -30,6 +32,7 @@ STAGES = (
     "teacher",
     "student",
     "infer",
+    "ensemble",
     "check",
     "encode",
     "fuse",
@@ -43,11 +46,28 @@ STAGES = (
     "figure_check",
     "figure_clouds",
     "figure_depth",
+    "tabulate",
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
 ALONE = ("export",)
 """Stages that no rule of the workflow calls."""
+
+MAKE_ROOM = "make room and start again; what is finished is kept"
+OTHER_PLACE = "choose another place, or change the rights of this one"
+ADVICE = {
+    errno.ENOSPC: MAKE_ROOM,
+    errno.EDQUOT: MAKE_ROOM,
+    errno.EACCES: OTHER_PLACE,
+    errno.EPERM: OTHER_PLACE,
+    errno.EROFS: OTHER_PLACE,
+    errno.EEXIST: "a file stands where a folder is needed; choose another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
+    errno.EISDIR: "a folder stands where a file is needed; choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "the disk cannot be read or written; look at it before starting again",
+}
+"""What to do where the machine does not let a file be read or written; nothing of it is a bug of a stage."""
 
 SHOW, INSPECT = "show", "inspect"
 """The commands that are no stage: they read what there is and print it."""
@@ -71,7 +91,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run one stage.
 
     Raises:
-        KdmvsError: the user's data or settings are at fault.
+        KdmvsError: the user's data, settings or disk are at fault.
     """
     stage = arguments[0].replace("-", "_")
     if stage == SHOW:
@@ -86,7 +106,14 @@ def run(arguments: Sequence[str]) -> None:
         names = ", ".join(map(written, STAGES + ALONE))
         raise SettingsError(f"expected a stage ({names}), {SHOW} or {INSPECT}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
-    module.run(**read_arguments(stage, module, arguments[1:]))
+    given = read_arguments(stage, module, arguments[1:])
+    try:
+        module.run(**given)
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
+        raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
@@ -148,14 +175,15 @@ def read_arguments(stage: str, module: ModuleType, arguments: Sequence[str]) -> 
                 "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. loss.target=density"
             )
         else:
-            several = typing.get_origin(kind) is list
             optional = type(None) in typing.get_args(kind)
-            single = typing.get_args(kind)[0] if several or optional else kind
+            given_kind = typing.get_args(kind)[0] if optional else kind
+            several = typing.get_origin(given_kind) is list
+            single = typing.get_args(given_kind)[0] if several else given_kind
             parser.add_argument(
                 "--" + name.replace("_", "-"),
                 required=not optional,
                 type=single,
-                nargs="+" if several else None,
+                nargs=("*" if optional else "+") if several else None,
                 metavar="PATH" if single is Path else "NAME",
             )
     given = vars(parser.parse_args(arguments))

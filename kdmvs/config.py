@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -29,6 +29,9 @@ from pydantic import (
 
 from kdmvs.errors import SettingsError
 from kdmvs.scan_lists import expanded
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes, one file of choices each."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -87,7 +90,9 @@ class FolderSettings(Settings):
         10, ge=1, description="Best neighbours kept of every view where the dataset does not say them."
     )
     masks: bool = Field(
-        True, description="Honour the dataset's masks; what a photograph does not show is masked in any case."
+        True,
+        description="Honour the dataset's masks, or where it has none the photographs' alpha channels; what a "
+        "photograph does not show is masked in any case.",
     )
 
     triangulate: bool = Field(
@@ -340,6 +345,12 @@ class CasMVSNetSettings(Settings):
     read_out: Literal["expectation", "winner"] = Field(
         "expectation", description="Depth of a level: expectation (CasMVSNet) or the likeliest (released student)."
     )
+    uncertainty: bool = Field(
+        False,
+        exclude_if=lambda value: not value,  # so that strings of settings are those from before there was this key
+        description="A log variance per pixel and level, by the UncertaintyNets of the released KD-MVS teacher; only "
+        "`teacher.loss.form: released` trains them.",
+    )
 
 
 class MVSNetSettings(Settings):
@@ -360,6 +371,10 @@ def _named(values: Any) -> Any:
     return {"name": "casmvsnet", **values} if isinstance(values, Mapping) else values
 
 
+def _has_uncertainty(network: Settings) -> bool:
+    return bool(getattr(network, "uncertainty", False))
+
+
 NetworkSettings = Annotated[CasMVSNetSettings | MVSNetSettings, Field(discriminator="name"), BeforeValidator(_named)]
 
 
@@ -378,6 +393,11 @@ class PublishedSettings(Settings):
     )
     read_out: Literal["expectation", "winner"] | None = Field(
         None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
+    )
+    uncertainty: bool | None = Field(
+        None,
+        description="Whether the UncertaintyNets of a KD-MVS teacher are kept; none: they are left out, as depth does "
+        "not need them.",
     )
 
 
@@ -411,27 +431,181 @@ class SourceSelection(Settings):
 
 
 class TeacherLossSettings(Settings):
-    """Photometric and internal featuremetric consistency (paper 3.1, eq. 1 to 3)."""
+    """Photometric and featuremetric consistency (paper 3.1, eq. 1 to 3), or the loss of the released code."""
 
-    photometric_weight: float = Field(1.0, ge=0, description="lambda_photo of eq. 3 (paper: 1).")
-    featuremetric_weight: float = Field(4.0, ge=0, description="lambda_fea of eq. 3 (paper: 4).")
+    form: Literal["consistency", "released"] = Field(
+        "consistency",
+        description="Eq. 3, or what the authors' code does, whose weights are 12, 3, 6 and 0.18 and whose "
+        "`best_sources` is 3 (docs/released.md).",
+    )
+    photometric_weight: float = Field(1.0, ge=0, description="lambda_photo of eq. 3 (paper: 1; released: 12).")
+    featuremetric_weight: float = Field(4.0, ge=0, description="lambda_fea of eq. 3 (paper: 4; released: 3).")
     feature_gradient: bool = Field(
         False,
         description="Whether the featuremetric loss trains the features, or only the depth. The paper leaves it open; "
         "measured, the features shrink towards a constant if it does (README, choices).",
     )
     best_sources: int | None = Field(
-        None, ge=1, description="Per pixel, only the k sources with the least error count; none: all (eq. 3)."
+        None,
+        ge=1,
+        description="Per pixel, only the k sources with the least error count; none: all (eq. 3; released: 3).",
     )
-    ssim_weight: float = Field(0.0, ge=0, description="Weight of (1 - SSIM) / 2 (3x3), per level; the paper has none.")
+    ssim_weight: float = Field(
+        0.0, ge=0, description="Weight of (1 - SSIM) / 2 (3x3), per level; the paper has none (released: 6)."
+    )
     smoothness_weight: float = Field(
-        0.0, ge=0, description="Weight of the edge-aware smoothness of relative depth; the paper has none."
+        0.0,
+        ge=0,
+        description="Weight of the edge-aware smoothness of depth, relative to its mean (released form: in "
+        "millimetres, `range_mm`); the paper has none (released: 0.18).",
+    )
+    external_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the distance between external features, those of a ResNet-18 trained on ImageNet "
+        "(L*_fea of table 5), with consistency; the paper's own loss has none.",
+    )
+    external_weights: str | None = Field(
+        None,
+        description="File of torchvision's weights of ResNet-18 (resnet18-f37072fd.pth or resnet18-5c106cde.pth), "
+        "relative to the working directory; nothing is fetched.",
+    )
+    external_random: bool = Field(
+        False,
+        description="External features of a ResNet-18 with random weights (by `optimiser.seed`): a control, not the "
+        "paper's; the terms are then called `external_random`.",
+    )
+    log_variance_weight: float = Field(
+        1.2, ge=0, description="Released form: w of exp(-s) L + w s, s the log variance of `network.uncertainty`."
+    )
+    range_mm: Positive = Field(
+        506.15,
+        description="Released form: its smoothness is in DTU's millimetres. Depth is counted as if the range of each "
+        "sample were so long: that is DTU's (425 to 931.15 mm), and elsewhere no unit enters.",
+    )
+
+    @model_validator(mode="after")
+    def _external_features_come_from_somewhere(self) -> TeacherLossSettings:
+        if self.external_weights is not None and self.external_random:
+            raise ValueError("loss: expected external_weights or external_random, found both; give one")
+        if self.external_weight and self.external_weights is None and not self.external_random:
+            raise ValueError(
+                f"loss.external_weight is {self.external_weight:g}, but external_weights names no file; give "
+                "torchvision's resnet18-f37072fd.pth, or external_random: true for random features, a control"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_released_form_has_no_terms_of_the_other(self) -> TeacherLossSettings:
+        if self.form == "released" and (self.external_weight or self.feature_gradient):
+            key = "external_weight" if self.external_weight else "feature_gradient"
+            raise ValueError(f"loss.{key}: the released form has none; leave it out, or take form: consistency")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """What the form's loss function takes of these settings, by name."""
+        both = ("photometric_weight", "featuremetric_weight", "best_sources", "ssim_weight", "smoothness_weight")
+        own = {"consistency": ("feature_gradient", "external_weight"), "released": ("log_variance_weight", "range_mm")}
+        return {name: getattr(self, name) for name in (*both, *own[self.form])}
+
+
+class SupervisionSettings(Settings):
+    """Which depth a student learns, and where (paper, table 7)."""
+
+    depth: Literal["validated", "measured"] = Field(
+        "validated",
+        description="`validated`: the pseudo labels of the model before it; `measured`: the scan's measured (or "
+        "rendered) depth, inside the masks, without variance. Never one for want of the other.",
+    )
+    mask: Literal["validated", "all"] = Field(
+        "validated",
+        description="Pixels that count: those whose label is valid, or all whose depth is known (all and measured: no "
+        "label is read).",
+    )
+
+
+class ConfidenceSettings(Settings):
+    """What labelled pixels weigh beside each other; with two zeros all the same, as in the paper."""
+
+    variance: NotNegative = Field(
+        0.0,
+        description="k of the weight 1 / (1 + k v), v being the label's variance in squared hypothesis spacings of the "
+        "level.",
+    )
+    votes: NotNegative = Field(
+        0.0, description="Power of N, the depths behind a label (its votes and the reference's own), in the weight."
+    )
+
+
+class PenaltySettings(Settings):
+    """What a pixel's loss is multiplied by where sources contradict the student's depth (GC-MVSNet, WACV 2024)."""
+
+    weight: NotNegative = Field(
+        0.0, description="w of the factor 1 + w x, x being the share of sources that contradict (GC-MVSNet: 1 or 2)."
+    )
+    reprojection_px: tuple[Positive, ...] = Field(
+        (1.0, 0.5, 0.25),
+        max_length=3,
+        description="Largest reprojection error per level, coarse to fine, in pixels of that level (GC-MVSNet).",
+    )
+    relative_depth_error: tuple[Positive, ...] = Field(
+        (0.01, 0.005, 0.0025), max_length=3, description="Largest relative depth error per level (GC-MVSNet)."
+    )
+
+
+class ReleasedLossSettings(Settings):
+    """What only `form: released` reads: the authors' loss term by term, its defects by name."""
+
+    divergence_weight: NotNegative = Field(
+        0.5, description="Weight of the Gaussian KL between the student's moments and the label (released code: 0.5)."
+    )
+    cross_entropy_weight: NotNegative = Field(
+        2.0, description="Weight of the cross-entropy on the hypothesis nearest to the mean (released code: 2)."
+    )
+    width_defect: bool = Field(
+        True, description="The Gaussian term is W times weaker, W being the level's width: moments of unlike shapes."
+    )
+    deviation_defect: bool = Field(
+        True, description="Standard deviations stand in the Gaussian KL where its formula has variances."
+    )
+    range_defect: bool = Field(
+        True, description="A mean outside a level's hypotheses counts as the first or the last; otherwise not at all."
+    )
+    label_range: tuple[float, float] = Field(
+        (0.0, 0.94833),
+        description="Part of the depth range whose labels count, as shares of it (released: 425 to 905 of DTU's "
+        "425 to 931.15 mm).",
+    )
+    least_deviation: Positive = Field(
+        1e-6, description="Added to every standard deviation, in `loss.unit` (released: 1e-6 mm)."
     )
 
 
 class StudentLossSettings(Settings):
-    """Distillation (paper 3.2, eq. 6)."""
+    """Distillation (paper 3.2, eq. 6), or one of the losses that it is compared with."""
 
+    form: Literal["distillation", "l1", "cross_entropy", "released"] = Field(
+        "distillation",
+        description="Eq. 6; smooth l1 of the expected depth (CasMVSNet); cross-entropy on the nearest hypothesis; or "
+        "what the released KD-MVS code minimises.",
+    )
+    level_weights: tuple[NotNegative, ...] | None = Field(
+        None,
+        max_length=3,
+        description="Weights of the levels, coarse to fine; a network of fewer takes the last of them; none: 0.5, 1, 2 "
+        "for l1 (CasMVSNet), otherwise all 1 (released KD-MVS).",
+    )
+    unit: Positive = Field(
+        0.0019757,
+        description="Depth that is 1 to `l1` and `released`, as a share of the depth range: a millimetre on DTU, "
+        "1 / 506.15.",
+    )
+    beta: NotNegative = Field(
+        1.0, description="Error below which l1 is quadratic, in `loss.unit` (CasMVSNet: 1 mm); 0: nowhere."
+    )
+    confidence: ConfidenceSettings = ConfidenceSettings()
+    penalty: PenaltySettings = PenaltySettings()
+    released: ReleasedLossSettings = ReleasedLossSettings()
     target: Literal["bin_mass", "density", "softmax_of_density"] = Field(
         "bin_mass",
         description="Pseudo probability of a hypothesis: the Gaussian's mass in its bin, the normalised density, or "
@@ -500,22 +674,89 @@ class TeacherSettings(Settings):
     loss: TeacherLossSettings = TeacherLossSettings()
     optimiser: TeacherOptimiserSettings = TeacherOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+    initial: str | None = Field(
+        None,
+        description="A checkpoint, ours or published, whose weights the training begins with, as for fine-tuning on "
+        "other scans without ground truth; relative to the working directory. None: random weights.",
+    )
+
+    @model_validator(mode="after")
+    def _uncertainty_is_trained(self) -> TeacherSettings:
+        if _has_uncertainty(self.network) and self.loss.form != "released":
+            raise ValueError("network.uncertainty: only loss.form: released trains it; take that, or leave it out")
+        return self
+
+    def files(self) -> tuple[str, ...]:
+        """Files that the training reads beside its scans."""
+        external = self.loss.external_weights if self.loss.external_weight else None
+        return tuple(path for path in (self.initial, external) if path is not None)
 
 
 class StudentSettings(Settings):
-    """Training of a student, from scratch."""
+    """Training of a student, from scratch unless `initial` says otherwise."""
 
     network: NetworkSettings = CasMVSNetSettings()
     sources: SourceSelection = SourceSelection()
+    supervision: SupervisionSettings = SupervisionSettings()
     loss: StudentLossSettings = StudentLossSettings()
     optimiser: StudentOptimiserSettings = StudentOptimiserSettings()
     all_lights: bool = Field(True, description="Train on every light condition; otherwise on the default light.")
+    initial: str | None = Field(
+        None,
+        description="A checkpoint, ours or published, whose weights every student begins with; relative to the "
+        "working directory. None: random weights, from scratch (paper 3.2).",
+    )
+
+    @model_validator(mode="after")
+    def _uncertainty_is_trained(self) -> StudentSettings:
+        if _has_uncertainty(self.network):
+            raise ValueError("network.uncertainty: nothing trains it in a student; leave it out")
+        return self
+
+    def files(self) -> tuple[str, ...]:
+        """Files that the training reads beside its scans and labels."""
+        return () if self.initial is None else (self.initial,)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a training reads pseudo labels: not where it learns measured depth wherever that is known."""
+        return self.supervision.depth == "validated" or self.supervision.mask == "validated"
+
+    @property
+    def level_weights(self) -> tuple[float, ...]:
+        """Of every level of the network."""
+        given = self.loss.level_weights or ((0.5, 1.0, 2.0) if self.loss.form == "l1" else (1.0, 1.0, 1.0))
+        return given[-self.network.levels :]
 
     @model_validator(mode="after")
     def _every_level_has_a_variance_floor(self) -> StudentSettings:
-        floors, levels = len(self.loss.variance_floor), self.network.levels
-        if floors < levels:
-            raise ValueError(f"loss.variance_floor has {floors} numbers, but {self.network.name} has {levels} levels")
+        levels = self.network.levels
+        of_levels = {
+            "variance_floor": self.loss.variance_floor,
+            "level_weights": self.loss.level_weights,
+            "penalty.reprojection_px": self.loss.penalty.reprojection_px,
+            "penalty.relative_depth_error": self.loss.penalty.relative_depth_error,
+        }
+        for key, values in of_levels.items():
+            if values is not None and len(values) < levels:
+                raise ValueError(f"loss.{key} has {len(values)} numbers, but {self.network.name} has {levels} levels")
+        return self
+
+    @model_validator(mode="after")
+    def _the_loss_can_be_had(self) -> StudentSettings:
+        loss = self.loss
+        weighs = loss.confidence.variance > 0 or loss.confidence.votes > 0
+        if weighs and self.supervision.depth == "measured":
+            raise ValueError("loss.confidence weighs validated depth; set supervision.depth: validated or leave it out")
+        if loss.form == "released":
+            if self.supervision.depth == "measured":
+                raise ValueError("loss.form: released compares spreads, and measured depth has none; take another form")
+            if weighs or loss.penalty.weight > 0:
+                raise ValueError("loss.form: released knows neither loss.confidence nor loss.penalty; leave them out")
+            if loss.released.label_range[0] >= loss.released.label_range[1]:
+                raise ValueError("loss.released.label_range: expected the smaller share first")
+        if loss.form == "l1" and getattr(self.network, "read_out", "expectation") == "winner":
+            raise ValueError("loss.form: l1 has no gradient through network.read_out: winner; take expectation")
         return self
 
 
@@ -550,6 +791,17 @@ class ConsistencySettings(Settings):
         if self.least_votes is not None and self.least_votes > self.sources:
             raise ValueError(f"least_votes {self.least_votes} is more than the sources asked, {self.sources}")
         return self
+
+
+class EnsembleSettings(Settings):
+    """Several models' depth as one more model, `ensemble`; beyond the paper."""
+
+    models: tuple[str, ...] = Field(
+        (), description="Models whose depth maps are combined, e.g. [round1, round2]; none: there is no ensemble."
+    )
+    relative_depth_error: Positive = Field(
+        0.01, description="A model agrees with the most confident one up to this share of its depth."
+    )
 
 
 class EncodingSettings(Settings):
@@ -710,8 +962,8 @@ T = TypeVar("T", TeacherSettings, StudentSettings)
 
 RuleName = Literal[
     "prepare", "overview", "teacher", "control", "student", "infer", "check", "encode", "fuse", "evaluate", "figures",
-    "curves", "summarise", "compare", "import_checkpoint", "import_depth", "figure3", "figure4", "figure5", "figure6",
-    "figure7", "figure8",
+    "curves", "summarise", "compare", "tabulate", "import_checkpoint", "import_depth", "ensemble", "figure3", "figure4",
+    "figure5", "figure6", "figure7", "figure8",
 ]  # fmt: skip
 
 
@@ -728,10 +980,53 @@ class RuleResources(Settings):
     )
 
 
+RecipeName = Literal["paper", "released", "supervised", "photometric-only", "short"]
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The choices of a recipe, as a configuration file would hold them."""
+    found = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def laid_under(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given keys over those of a base; what the base says of one network is not said of another."""
+    found = {**base, **given}
+    for key in base.keys() & given.keys():
+        under, over = base[key], given[key]
+        if isinstance(under, Mapping) and isinstance(over, Mapping):
+            another = key == "network" and over.get("name", "casmvsnet") != under.get("name", "casmvsnet")
+            found[key] = dict(over) if another else laid_under(under, over)
+    return found
+
+
+class TablesSettings(Settings):
+    """The paper's tables as targets: `snakemake table5` (docs/experiments.md)."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2),
+        min_length=1,
+        description="Every row is trained once with each of these seeds; the table has mean and spread.",
+    )
+    external_features: str | None = Field(
+        None,
+        description="torchvision's weights file of ResNet-18, for the external features of table 5 and figure 3; "
+        "`random`: a network that has learned nothing, and the table says so.",
+    )
+    changes: dict[str, dict[str, Any]] = Field(
+        {}, description="Per table, what all its runs change, e.g. `table7: {rounds: 1}`; the keys of `variants`."
+    )
+    planned: tuple[str, ...] = Field(
+        (),
+        description="Tables to plan beside those that the command line names; for workflows that use this as a module.",
+    )
+
+
 VARYING = frozenset(
     [
-        "rounds", "control", "seed", "start", "teacher", "student", "inference", "consistency", "encoding", "fusion",
-        "evaluation",
+        "rounds", "control", "seed", "start", "teacher", "student", "inference", "consistency", "consistency_of",
+        "ensemble", "encoding", "fusion", "evaluation",
     ]
 )  # fmt: skip
 """Keys in which the variants of a run may differ; data, folders and resources are common to all of them."""
@@ -741,6 +1036,12 @@ class RunSettings(Settings):
     """The choices of a run: what `config.yaml` may hold."""
 
     experiment: ScanName = Field(..., description="Name of the results folder.")
+    recipe: RecipeName = Field(
+        "paper",
+        description="Choices of the method under those that stand here: `paper`, `released` (what the authors' code "
+        "does), `supervised` (measured depth), `photometric-only`, `short` (the paper's in a few hundred steps). "
+        "Tables name it, with what was changed of it.",
+    )
     rounds: int = Field(2, ge=0, description="Distillation rounds; each student is the next teacher (paper 4.4: 2).")
     control: bool = Field(False, description="Also train a teacher for as many steps as teacher and students together.")
     seed: int | None = Field(
@@ -760,10 +1061,17 @@ class RunSettings(Settings):
     student: StudentSettings = StudentSettings()
     inference: InferenceSettings = InferenceSettings()
     consistency: ConsistencySettings = ConsistencySettings()
+    consistency_of: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Where the check of a model's depth differs: a model (`teacher`, `round1`, ...), and the keys of "
+        "`consistency` with other values. Its labels teach the round after it.",
+    )
+    ensemble: EnsembleSettings = EnsembleSettings()
     encoding: EncodingSettings = EncodingSettings()
     fusion: FusionSettings = FusionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     figures: FigureSettings = FigureSettings()
+    tables: TablesSettings = TablesSettings()
     resources: dict[RuleName, RuleResources] = Field(
         {}, description="Per rule: gpus, threads, mem_mb, runtime; never part of the numbers."
     )
@@ -776,6 +1084,41 @@ class RunSettings(Settings):
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         {}, description="Dotted keys, each with a list of values: a variant for every combination of them."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_recipe_lies_under_what_is_given(cls, values: Any) -> Any:
+        name = values.get("recipe", "paper") if isinstance(values, Mapping) else None
+        return laid_under(recipe(name), values) if name in get_args(RecipeName) else values
+
+    @model_validator(mode="after")
+    def _every_check_is_a_check(self) -> RunSettings:
+        for model in self.consistency_of:
+            if not re.fullmatch(r"teacher|ensemble|control|round[1-9]\d*", model):
+                raise ValueError(f"consistency_of.{model}: expected teacher, round1, round2, ..., ensemble or control")
+            try:
+                self._check_of(model)
+            except SettingsError as error:
+                raise ValueError(str(error).removesuffix(" (see config/README.md)")) from None
+        return self
+
+    @model_validator(mode="after")
+    def _an_ensemble_is_of_models_of_the_run(self) -> RunSettings:
+        chosen, known = self.ensemble.models, self._taught()
+        if chosen and (len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known)):
+            raise ValueError(
+                f"ensemble.models: expected two or more of {', '.join(known)}, each once, found {', '.join(chosen)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measured_depth_needs_one_round(self) -> RunSettings:
+        if not self.student.needs_labels and (self.rounds != 1 or self.control or self.start != StartSettings()):
+            raise ValueError(
+                "student.supervision: a student of measured depth alone has no teacher; expected rounds: 1, no control "
+                f"and no start, found rounds: {self.rounds}, control: {str(self.control).lower()}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _scan_names_are_unique(self) -> RunSettings:
@@ -839,7 +1182,8 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _variants_are_experiments(self) -> RunSettings:
         taken = re.compile(
-            r"scans|figures|clouds|paper_figures|logs|benchmarks|teacher|control|round\d+|.*\.(csv|png|html|pt)"
+            r"scans|figures|clouds|tables|paper_figures|logs|benchmarks|teacher|control|ensemble|round\d+"
+            r"|.*\.(csv|png|html|pt)"
         )
         changes = self.changes()
         identifiers = [re.sub(r"\W", "_", name) for name in changes]
@@ -853,7 +1197,7 @@ class RunSettings(Settings):
 
     def changes(self) -> dict[str, dict[str, Any]]:
         """What every variant changes, as dotted keys and values: those of `variants`, then those of `sweep`."""
-        found = {name: dict(_flat(overrides)) for name, overrides in self.variants.items()}
+        found = {name: dict(flat(overrides)) for name, overrides in self.variants.items()}
         points = itertools.product(*self.sweep.values()) if self.sweep else ()
         last = [key.rpartition(".")[2] for key in self.sweep]
         for values in points:
@@ -891,14 +1235,25 @@ class RunSettings(Settings):
         return found
 
     def models(self) -> tuple[str, ...]:
-        """The models of the run in the order in which they are trained: teacher, round1, ..., control."""
+        """The models of the run in the order in which they are trained: teacher, round1, ..., ensemble, control.
+
+        There is no teacher where the student learns from measured depth alone.
+        """
+        ensemble = ("ensemble",) if self.ensemble.models else ()
+        return (*self._taught(), *ensemble, *(("control",) if self.control else ()))
+
+    def _taught(self) -> tuple[str, ...]:
         rounds = (f"round{number}" for number in range(1, self.rounds + 1))
-        return ("teacher", *rounds, *(("control",) if self.control else ()))
+        return (*(("teacher",) if self.student.needs_labels else ()), *rounds)
+
+    def last(self) -> str:
+        """The last round, or the teacher where there is none: what a run is about."""
+        return self._taught()[-1]
 
     def trained(self) -> tuple[str, ...]:
-        """The models that are trained here: all of them, or all but a teacher that another tool has made."""
+        """The models that are trained here: all but an ensemble, and a teacher that another tool has made."""
         begins = self.start.checkpoint is None and self.start.depth_maps is None
-        return tuple(model for model in self.models() if begins or model != "teacher")
+        return tuple(model for model in self.models() if model != "ensemble" and (begins or model != "teacher"))
 
     def shown_in(self, figure: str) -> str:
         """The scan of a figure of the paper."""
@@ -920,8 +1275,14 @@ class RunSettings(Settings):
             return training
         return training.model_copy(update={"optimiser": training.optimiser.model_copy(update={"seed": self.seed})})
 
-    def settings_of(self, rule: str) -> str:
-        """The settings that a rule of the workflow hands to its stage, as one canonical string.
+    def _check_of(self, model: str) -> ConsistencySettings:
+        changes = self.consistency_of.get(model, {})
+        if not changes:
+            return self.consistency
+        return parse(ConsistencySettings, {**self.consistency.model_dump(), **changes}, f"consistency_of.{model}")
+
+    def settings_of(self, rule: str, model: str = "") -> str:
+        """The settings that a rule of the workflow hands to its stage for a model, as one canonical string.
 
         The whole of what the stage reads: the rule carries this string as a parameter and the program receives it, so
         nothing can be read behind the workflow's back.
@@ -934,7 +1295,8 @@ class RunSettings(Settings):
             "import_checkpoint": self.start.network,
             "infer": self.inference,
             "import_depth": self.start.maps,
-            "check": self.consistency,
+            "check": self._check_of(model),
+            "ensemble": self.ensemble,
             "encode": self.encoding,
             "fuse": self.fusion,
             "evaluate": self.evaluation,
@@ -956,11 +1318,11 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested mappings as dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -29,3 +29,7 @@ class TrainingError(KdmvsError):
 
 class RankError(KdmvsError):
     """A fellow rank of a training is gone; the message is of use only where that rank left none itself."""
+
+
+class MachineError(KdmvsError):
+    """The machine does not let a file be read or written: no space, no permission, a folder in its place."""

@@ -86,10 +86,8 @@ def spread(
     """
     hypotheses = hypotheses.detach()
     edges = bin_edges(hypotheses)
-    mean = label.mean[:, None]
-    in_range = label.valid & (mean >= edges[:, :1])[:, 0] & (mean <= edges[:, -1:])[:, 0]
-    mean = torch.maximum(torch.minimum(mean, edges[:, -1:]), edges[:, :1])
-    bin_of_mean = (edges[:, 1:-1] <= mean).sum(dim=1, keepdim=True)
+    mean, bin_of_mean, within = located(label.mean, edges)
+    in_range = label.valid & within
     spacing = (edges[:, 1:] - edges[:, :-1]).gather(1, bin_of_mean)
     # In spacings from here on: no unit of depth can overflow or vanish.
     variance = (label.variance[:, None] / spacing.square()).clamp(min=max(variance_floor, LEAST_VARIANCE))
@@ -101,6 +99,16 @@ def spread(
         return torch.softmax(log_density, dim=1), in_range
     density = log_density.exp() / (math.sqrt(2 * math.pi) * variance.sqrt() * spacing)
     return torch.softmax(density, dim=1), in_range
+
+
+def located(
+    depth: Float[Tensor, "b h w"], edges: Float[Tensor, "b e h w"]
+) -> tuple[Float[Tensor, "b 1 h w"], Integer[Tensor, "b 1 h w"], Bool[Tensor, "b h w"]]:
+    """A depth moved within the outer edges of the bins, the bin that it falls into, and whether it lay within."""
+    depth = depth[:, None]
+    within = (depth >= edges[:, :1])[:, 0] & (depth <= edges[:, -1:])[:, 0]
+    depth = torch.maximum(torch.minimum(depth, edges[:, -1:]), edges[:, :1])
+    return depth, (edges[:, 1:-1] <= depth).sum(dim=1, keepdim=True), within
 
 
 def bin_edges(hypotheses: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d+1 h w"]:

@@ -16,7 +16,7 @@ from kdmvs.cli import STAGES
 from kdmvs.config import FIGURES_READ, FigureSettings, RunSettings, Settings, parse
 from kdmvs.config_page import leaves
 from kdmvs.provenance import FOLDER, UNCOUNTED, closure
-from kdmvs.variants import PER_MODEL, Plan, maker
+from kdmvs.variants import PER_MODEL, Plan, before, maker
 
 PAGE = FOLDER.parent / "docs" / "reruns.md"
 RUN: dict[str, Any] = {
@@ -35,14 +35,24 @@ ANOTHER: dict[str, Any] = {
     "teacher.optimiser.crop": [32, 64],
     "student.optimiser.crop": [32, 64],
     "consistency.least_votes": 1,
+    "teacher.loss.external_weights": "resnet18.pth",
+    "teacher.initial": "before.pt",
+    "student.initial": "before.pt",
 }
 """Values where the rule for making another one would give one that is refused."""
+
+WITH: dict[str, dict[str, Any]] = {
+    "teacher.loss.external_weight": {"teacher": {"loss": {"external_random": True}}},
+    "teacher.network.uncertainty": {"teacher": {"loss": {"form": "released"}}},
+}
+"""What must change with a key, which alone would be refused."""
 
 NEW_SCAN = ["a", "b", "new"]
 EVENTS: dict[str, dict[str, Any]] = {
     "one more round": {"rounds": 3},
     "one round fewer": {"rounds": 1},
     "`control: true`": {"control": True},
+    "`consistency_of: {teacher: ...}`": {"consistency_of": {"teacher": {"confidence": 0.3}}},
     "`seed: 1` for every training": {"seed": 1},
     "one more scan to train on": {"scans": {"training": NEW_SCAN}},
     "one more scan to evaluate": {"scans": {"evaluation": ["b", "c", "new"]}},
@@ -59,11 +69,12 @@ Artifact = tuple[str, str, str]
 
 
 def overlay(key: str, value: object) -> dict[str, Any]:
-    """A dotted key and its value as a configuration."""
+    """A dotted key and its value as a configuration, with what goes `WITH` it."""
+    companions = WITH.get(key, {})
     for part in reversed(key.split(".")):
         value = {part: value}
     assert isinstance(value, dict)
-    return value
+    return laid_over(value, companions)
 
 
 def laid_over(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +114,8 @@ def _keys(section: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_fixed(key: str) -> bool:
-    """Whether a key has only one value: the names of unions."""
-    return key.rpartition(".")[2] in ("kind", "name")
+    """Whether a key has only one value: the names of unions, and what a student's network cannot have."""
+    return key.rpartition(".")[2] in ("kind", "name") or key == "student.network.uncertainty"
 
 
 def another(key: str, value: Any, kind: str) -> Any:
@@ -130,7 +141,7 @@ def artifacts(run: RunSettings, code: Mapping[str, str] | None = None) -> dict[A
     """What a run makes (its variants left out), and a key for each that changes with all that it is made from."""
     plan = Plan(run, code)
     models = run.models()
-    teaching = models[: run.rounds]
+    teaching = [before(model) for model in models if model.startswith("round") and run.student.needs_labels]
     training, evaluation = run.scans.training, run.scans.evaluation
     pictured = evaluation[: run.scans.pictured]
     wanted = {

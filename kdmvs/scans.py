@@ -127,6 +127,11 @@ class Scan:
             _stacked_masks([self.mask(j) for j in views], self.size),
         )
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether any view has measured depth."""
+        return any(view["depth"] is not None for view in self._views)
+
     def measured_depth(self, i: int) -> Float[Tensor, "h w"] | None:
         """Measured (or exact) depth, 0 = unknown; None where the scan has none."""
         relative = self._views[i]["depth"]
@@ -178,17 +183,32 @@ class Scan:
 
 @dataclass(frozen=True)
 class Sample:
-    """What training looks at: a group and, for a student, the reference's pseudo label."""
+    """What training looks at: a group and, for a student, the reference's pseudo label.
+
+    `source_depths` are the depths that labels (or measurements) say of the sources, 0 = unknown, where they were asked
+    for.
+    """
 
     group: ViewGroup
     label: PseudoLabel | None = None
+    source_depths: Float[Tensor, "*b s h w"] | None = None
 
     def to(self, device: torch.device | str) -> Sample:
-        return Sample(self.group.to(device), self.label if self.label is None else self.label.to(device))
+        depths = self.source_depths
+        return Sample(
+            self.group.to(device),
+            self.label if self.label is None else self.label.to(device),
+            depths if depths is None else depths.to(device, non_blocking=True),
+        )
 
     def pin_memory(self) -> Sample:
         """What a DataLoader beside a GPU calls; without it, it leaves a sample in pageable memory and says nothing."""
-        return Sample(self.group.pin_memory(), self.label if self.label is None else self.label.pin_memory())
+        depths = self.source_depths
+        return Sample(
+            self.group.pin_memory(),
+            self.label if self.label is None else self.label.pin_memory(),
+            depths if depths is None else depths.pin_memory(),
+        )
 
 
 class ViewGroups(torch.utils.data.Dataset[Sample]):
@@ -202,13 +222,17 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
         views: views per group (N), the reference included.
         all_lights: every light condition is a sample of its own; otherwise light 0.
         labels: one pseudo-label file per scan, in their order.
+        measured: a sample's label is measured depth, without variance, where it is known inside the view's mask and, if
+            there are label files, valid there.
+        votes: read the labels' votes too.
+        source_depths: read the depths of the sources too, from label files or, with `measured`, as measured.
         crop: (height, width) of a random window of the reference, and of what it looks at in each source; None takes
             whole images.
         seed: of the windows. They follow from seed, pass and sample, whatever the number of workers.
 
     Raises:
-        DataError: labels that are not those of the scans, a crop larger than an image.
-        FormatError: a label file that cannot be read.
+        DataError: labels that are not those of the scans, a scan without measured depth, a crop larger than an image.
+        FormatError: a label file, or a map of measured depth, that cannot be read.
     """
 
     def __init__(
@@ -218,13 +242,18 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
         views: int,
         all_lights: bool = False,
         labels: Sequence[Path] | None = None,
+        measured: bool = False,
+        votes: bool = False,
+        source_depths: bool = False,
         crop: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.scans, self.views, self.crop, self.seed = list(scans), views, crop, seed
         self._labels = None if labels is None else list(labels)
+        self._measured, self._votes, self._source_depths = measured, votes, source_depths
         self._files: dict[tuple[int, Path], ViewsFile] = {}
         self._check_labels()
+        self._check_measured()
         self._index: list[tuple[int, int, int]] = []
         self.left_out = 0
         for k, scan in enumerate(self.scans):
@@ -234,9 +263,9 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
                     f"found {crop[0]} x {crop[1]}"
                 )
             lights = scan.lights if all_lights else 1
-            labelled = None if self._labels is None else _labelled(self._labels[k])
+            labelled = self._labelled(k)
             for i in range(len(scan)):
-                if scan.neighbours(i) and (labelled is None or labelled[i]):
+                if scan.neighbours(i) and labelled[i]:
                     self._index += [(k, i, light) for light in range(lights)]
                 else:
                     self.left_out += lights
@@ -248,13 +277,15 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
         lap, place = divmod(index, len(self._index))
         k, i, light = self._index[place]
         scan = self.scans[k]
-        group = scan.group(i, scan.sources(i, self.views - 1), light)
-        label = None if self._labels is None else self._label(self._labels[k], i)
+        sources = scan.sources(i, self.views - 1)
+        group = scan.group(i, sources, light)
+        label = self._label(k, i) if self._has_labels() else None
+        depths = torch.stack([self._depth(k, j) for j in sources]) if self._source_depths else None
         if self.crop is None:
-            return Sample(group, label)
+            return Sample(group, label, depths)
         random = np.random.default_rng((self.seed, lap, place))
         top, left = (int(random.integers(0, side - cut + 1)) for side, cut in zip(scan.size, self.crop, strict=True))
-        return _cropped(group, label, top, left, self.crop)
+        return _cropped(Sample(group, label, depths), top, left, self.crop)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -267,14 +298,56 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 
-    def _label(self, path: Path, i: int) -> PseudoLabel:
+    def _has_labels(self) -> bool:
+        return self._measured or self._labels is not None
+
+    def _labelled(self, k: int) -> list[bool]:
+        """Which views of a scan have a labelled pixel; all of them where there are no labels."""
+        views = range(len(self.scans[k]))
+        if self._measured:
+            return [bool(self._label(k, i).valid.any()) for i in views]
+        return [True for _ in views] if self._labels is None else _labelled(self._labels[k])
+
+    def _label(self, k: int, i: int) -> PseudoLabel:
+        file = None if self._labels is None else self._opened(self._labels[k])
+
+        def read(name: str) -> Tensor:
+            assert file is not None
+            return torch.from_numpy(file.read(name, i))
+
+        votes = read("votes") if self._votes else None
+        if not self._measured:
+            return PseudoLabel(read("mean"), read("variance"), read("valid"), votes)
+        depth = self._measured_depth(k, i)
+        valid = depth > 0 if file is None else (depth > 0) & read("valid")
+        return PseudoLabel(torch.where(valid, depth, 0.0), torch.zeros_like(depth), valid, votes)
+
+    def _depth(self, k: int, i: int) -> Float[Tensor, "h w"]:
+        """What is known of a view's depth, 0 where nothing is: all that was measured, or what the labels say."""
+        return self._measured_depth(k, i) if self._measured else self._label(k, i).mean
+
+    def _measured_depth(self, k: int, i: int) -> Float[Tensor, "h w"]:
+        """Measured depth inside the mask, 0 where unknown, as everywhere in a view that was not measured."""
+        depth, mask = self.scans[k].measured_depth(i), self.scans[k].mask(i)
+        if depth is None:
+            return torch.zeros(self.scans[k].size)
+        known = torch.isfinite(depth) & (depth > 0)
+        return torch.where(known if mask is None else known & mask, depth, 0.0)
+
+    def _opened(self, path: Path) -> ViewsFile:
         # An HDF5 file that was open before a fork must not be read after it, hence the process id.
         key = (os.getpid(), path)
         if key not in self._files:
             self._files[key] = ViewsFile(path, "pseudo_label")
-        file = self._files[key]
-        mean, variance, valid = (torch.from_numpy(file.read(name, i)) for name in ("mean", "variance", "valid"))
-        return PseudoLabel(mean, variance, valid)
+        return self._files[key]
+
+    def _check_measured(self) -> None:
+        for scan in self.scans if self._measured else ():
+            if not scan.is_measured:
+                raise DataError(
+                    f"{scan.folder / 'scan.json'}: expected measured depth to learn from, found none in any view; "
+                    "prepare the scan from data that have it or set supervision.depth: validated"
+                )
 
     def _check_labels(self) -> None:
         if self._labels is None:
@@ -331,13 +404,17 @@ def collate(samples: Sequence[Sample]) -> Sample:
     labels = [sample.label for sample in samples if sample.label is not None]
     if len(labels) < len(samples):
         return Sample(group)
+    votes = [label.votes for label in labels if label.votes is not None]
+    depths = [sample.source_depths for sample in samples if sample.source_depths is not None]
     return Sample(
         group,
         PseudoLabel(
             torch.stack([label.mean for label in labels]),
             torch.stack([label.variance for label in labels]),
             torch.stack([label.valid for label in labels]),
+            torch.stack(votes) if len(votes) == len(samples) else None,
         ),
+        torch.stack(depths) if len(depths) == len(samples) else None,
     )
 
 
@@ -347,13 +424,14 @@ def _labelled(path: Path) -> list[bool]:
         return [bool(file.read("valid", i).any()) for i in range(file.views)]
 
 
-def _cropped(group: ViewGroup, label: PseudoLabel | None, top: int, left: int, size: tuple[int, int]) -> Sample:
+def _cropped(whole: Sample, top: int, left: int, size: tuple[int, int]) -> Sample:
     """A window of the reference, and in each source the window around what the reference's window looks at.
 
     A source's window is centred where it sees the reference window's centre in the middle of the depth range (harmonic
     mean of its ends), within the image: with a wide baseline the same window would show something else. The label is
-    cut with the reference.
+    cut with the reference, the sources' depths with the sources.
     """
+    group, label, depths = whole.group, whole.label, whole.source_depths
     height, width = group.images.shape[-2:]
     centre = torch.tensor([[[left + (size[1] - 1) / 2, top + (size[0] - 1) / 2]]])
     middle = (2 / (1 / group.depth_range).sum()).reshape(1, 1)
@@ -365,13 +443,16 @@ def _cropped(group: ViewGroup, label: PseudoLabel | None, top: int, left: int, s
     tops = starts[:, 1].clamp(0, height - size[0]).long()
     corners = list(zip(tops.tolist(), lefts.tolist(), strict=True))
 
-    def windows(views: Tensor) -> Tensor:
-        cut = (view[..., y : y + size[0], x : x + size[1]] for view, (y, x) in zip(views, corners, strict=True))
-        return torch.stack(list(cut))
+    def windows(views: Tensor, first: int = 0) -> Tensor:
+        places = zip(views, corners[first:], strict=True)
+        return torch.stack([view[..., y : y + size[0], x : x + size[1]] for view, (y, x) in places])
 
     if label is not None:
-        rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-        label = PseudoLabel(label.mean[rows, columns], label.variance[rows, columns], label.valid[rows, columns])
+        label = label.each(lambda values: values[top : top + size[0], left : left + size[1]])
     masks = None if group.masks is None else windows(group.masks)
     cameras = group.cameras.cropped(tops, lefts)
-    return Sample(replace(group, images=windows(group.images), cameras=cameras, masks=masks), label)
+    return Sample(
+        replace(group, images=windows(group.images), cameras=cameras, masks=masks),
+        label,
+        None if depths is None else windows(depths, first=1),
+    )

@@ -78,10 +78,12 @@ def text(folder: Path) -> str:
         "pictures": folder / "figures",
         "rendered": folder / "clouds",
         "curves": folder / "curves.png",
+        "tables": folder / "tables",
         "report": folder / "report.html",
     }
     found = {name: path for name, path in places.items() if "*" in str(path) or path.exists()}
-    return "\n".join(["", *lines, "", *(f"{name:9} {path}" for name, path in found.items())])
+    recipe = [f"recipe    {rows[0]['recipe']}"] if rows and rows[0].get("recipe") else []
+    return "\n".join(["", *lines, "", *recipe, *(f"{name:9} {path}" for name, path in found.items())])
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ FORMAT = 1
 KINDS: dict[str, dict[str, str]] = {
     "depth": {"depth": "float32", "confidence": "float32"},
     "agreement": {"valid": "bool", "votes": "uint8", "first": "float32", "second": "float32"},
-    "pseudo_label": {"mean": "float32", "variance": "float32", "valid": "bool"},
+    "pseudo_label": {"mean": "float32", "variance": "float32", "valid": "bool", "votes": "uint8"},
 }
 """Kind of file -> its datasets. Depth in scan units, variance in squared scan units; 0 and False where unknown."""
 

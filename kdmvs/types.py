@@ -6,11 +6,12 @@ Axes, always in this order: `b` batch, `v` views, `s` sources, `c` channels, `d`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from torch import Tensor
 
 ReadOut = Literal["expectation", "winner"]
@@ -107,12 +108,14 @@ class LevelOutput:
     """What a network says at one level of its cascade.
 
     `hypotheses` ascend along `d`; `probability()` sums to one over `d`. `features` are the features that the level's
-    cost volume was built from, of all views, or None.
+    cost volume was built from, of all views, or None. `log_variance` says how far to trust the reference's pixels (Xu
+    et al., ICCV 2021), as the logarithm of a variance, or None.
     """
 
     hypotheses: Float[Tensor, "b d h w"]
     logits: Float[Tensor, "b d h w"]
     features: Float[Tensor, "b v c h w"] | None = None
+    log_variance: Float[Tensor, "b h w"] | None = None
 
     def probability(self) -> Float[Tensor, "b d h w"]:
         return torch.softmax(self.logits, dim=1)
@@ -159,18 +162,26 @@ class Agreement:
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A Gaussian per pixel over depth: mean in scan units, variance in squared scan units; 0 where not valid."""
+    """A Gaussian per pixel over depth: mean in scan units, variance in squared scan units; 0 where not valid.
+
+    `votes` are the sources that agreed on it, None where nobody asked for them.
+    """
 
     mean: Float[Tensor, "*b h w"]
     variance: Float[Tensor, "*b h w"]
     valid: Bool[Tensor, "*b h w"]
+    votes: Integer[Tensor, "*b h w"] | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> PseudoLabel:
+        """The label of changed maps: cut, moved, taken at every other pixel."""
+        votes = None if self.votes is None else change(self.votes)
+        return PseudoLabel(change(self.mean), change(self.variance), change(self.valid), votes)
 
     def to(self, device: torch.device | str) -> PseudoLabel:
-        moved = (x.to(device, non_blocking=True) for x in (self.mean, self.variance, self.valid))
-        return PseudoLabel(*moved)
+        return self.each(lambda values: values.to(device, non_blocking=True))
 
     def pin_memory(self) -> PseudoLabel:
-        return PseudoLabel(self.mean.pin_memory(), self.variance.pin_memory(), self.valid.pin_memory())
+        return self.each(Tensor.pin_memory)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from kdmvs.config import RunSettings
+from kdmvs.config import RunSettings, flat, parse
 
 PER_MODEL = {
     "depth": "infer",
@@ -31,6 +31,8 @@ PER_VARIANT = {"figures": "figures", "curves": "curves", "summary": "summarise"}
 def maker(run: RunSettings, kind: str, model: str) -> str:
     """The rule that makes a checkpoint, or depth, or another artifact of a model; "" where the run has no such."""
     if kind == "checkpoint":
+        if model == "ensemble":
+            return ""
         if model == "teacher" and run.start.depth_maps is not None:
             return ""
         if model == "teacher" and run.start.checkpoint is not None:
@@ -38,6 +40,8 @@ def maker(run: RunSettings, kind: str, model: str) -> str:
         return model if model in ("teacher", "control") else "student"
     if kind == "depth" and model == "teacher" and run.start.depth_maps is not None:
         return "import_depth"
+    if kind == "depth" and model == "ensemble":
+        return "ensemble"
     return PER_MODEL[kind]
 
 
@@ -102,7 +106,7 @@ class Plan:
 
         def by(rule: str) -> list[str]:
             stage = "teacher" if rule == "control" else rule
-            return [rule, self._code.get(stage, ""), run.settings_of(rule) if rule not in UNSET else ""]
+            return [rule, self._code.get(stage, ""), run.settings_of(rule, model) if rule not in UNSET else ""]
 
         match kind:
             case "scans":
@@ -114,9 +118,11 @@ class Plan:
             case "checkpoint":
                 rule = maker(run, kind, model)
                 parts = [*by(rule), *run.scans.training, *of("scans", [""])]
-                parts += of("labels", [before(model)]) if rule == "student" else []
+                parts += of("labels", [before(model)]) if rule == "student" and run.student.needs_labels else []
             case "depth" if maker(run, kind, model) == "import_depth":
                 parts = [*by("import_depth"), str(run.start.depth_maps), *of("scans", [""])]
+            case "depth" if maker(run, kind, model) == "ensemble":
+                parts = [*by("ensemble"), *of("depth", run.ensemble.models)]
             case "depth":
                 parts = [*by("infer"), *of("scans", [""]), *of("checkpoint")]
             case "agreement":
@@ -133,7 +139,13 @@ class Plan:
             case "curves":
                 parts = [*by("curves"), *run.trained(), *of("checkpoint", run.trained())]
             case "summary":
-                parts = [*by("summarise"), *run.models(), *run.scans.evaluation, *of("evaluation", run.models())]
+                parts = [
+                    *by("summarise"),
+                    recipe_in_words(run),
+                    *run.models(),
+                    *run.scans.evaluation,
+                    *of("evaluation", run.models()),
+                ]
             case _:
                 raise ValueError(kind)
         return hashlib.sha256(json.dumps([kind, parts]).encode()).hexdigest()[:16]
@@ -149,6 +161,29 @@ def split(place: str) -> tuple[str, str]:
     """Variant and model of a place."""
     variant, _, model = place.rpartition("/")
     return variant, model
+
+
+METHOD = ("teacher", "student", "inference", "consistency", "consistency_of", "ensemble", "encoding", "fusion")
+"""Sections that a recipe is about."""
+
+
+def recipe_in_words(run: RunSettings) -> str:
+    """The recipe of a run, and what was changed of its method: `short; fusion.least_votes=3`. Lengths do not count."""
+    plain = {"experiment": "plain", "dataset": {"kind": "synthetic"}, "scans": {"training": ["plain"]}}
+    given = parse(RunSettings, {"recipe": run.recipe, **plain}, "recipe").model_dump(include=set(METHOD))
+    before, after = dict(flat(given)), dict(flat(run.model_dump(include=set(METHOD))))
+    changed = {key: value for key, value in after.items() if before.get(key) != value and ".optimiser." not in key}
+    return "; ".join([run.recipe, *([in_words(changed)] if changed else [])])
+
+
+def schedule_in_words(run: RunSettings) -> str:
+    """How long the trainings of a run are: `teacher 3 epochs of 50 steps of 2 samples; student ...`."""
+    words = []
+    for name, settings in (("teacher", run.teacher), ("student", run.student)):
+        chosen = settings.optimiser
+        steps = f"{chosen.steps_per_epoch} steps of {chosen.batch}" if chosen.steps_per_epoch else "all"
+        words.append(f"{name} {chosen.epochs} epochs of {steps} samples")
+    return "; ".join(words)
 
 
 def in_words(changes: Mapping[str, object]) -> str:

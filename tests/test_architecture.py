@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 
 
@@ -19,3 +21,9 @@ def test_every_room_of_the_library_stands_on_the_architecture_page():
     rooms = {path.name for path in (PAGE.parent / "kdmvs").iterdir() if path.name[0] not in "_."}
     missing = sorted(room for room in rooms if f"  {room}" not in listed)
     assert missing == []
+
+
+@pytest.mark.xdist_group("architecture")
+def test_a_group_of_tests_stays_in_one_process(request: pytest.FixtureRequest, worker_id: str) -> None:
+    """Pytest and pytest-xdist must fit each other: otherwise the fixtures of a group are made once per process."""
+    assert worker_id == "master" or request.node.nodeid.endswith("@architecture")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import subprocess
@@ -22,7 +23,9 @@ def module_of(run) -> ModuleType:
     return module
 
 
-def stage(settings: ConsistencySettings, scan: list[Path], depth_file: Path, model: list[str]) -> None:
+def stage(
+    settings: ConsistencySettings, scan: list[Path], depth_file: Path, model: list[str], label: list[Path] | None
+) -> None:
     """A stage with every kind of argument."""
 
 
@@ -37,7 +40,14 @@ def test_options_follow_the_signature():
         "scan": [Path("a"), Path("b")],
         "depth_file": Path("c"),
         "model": ["m"],
+        "label": None,
     }
+
+
+@pytest.mark.parametrize(("given", "expected"), [(["--label"], []), (["--label", "l", "m"], [Path("l"), Path("m")])])
+def test_a_list_that_may_be_left_out_may_also_be_empty(given, expected):
+    least = ["--scan", "a", "--depth-file", "c", "--model", "m"]
+    assert cli.read_arguments("check", module_of(stage), [*least, *given])["label"] == expected
 
 
 def test_a_missing_option_ends_with_exit_code_2_and_names_it(capsys):
@@ -92,6 +102,38 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: module_of(run))
     with pytest.raises(ZeroDivisionError):
+        cli.main(["check", "--scan", "x"])
+
+
+def test_a_disk_that_is_full_is_one_line_and_says_what_to_do(monkeypatch, capsys):
+    def run(scan: list[Path]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "results/depth.h5")
+
+    monkeypatch.setitem(sys.modules, "kdmvs.stages.check", module_of(run))
+    assert cli.main(["check", "--scan", "x"]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith("kdmvs check: results/depth.h5: no space left on device; make room")
+    assert found.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "a" / "scan.json"
+    assert (
+        cli.main(["prepare", "--settings", '{"kind": "synthetic", "views": 3}', "--name", "a", "--out", str(out)]) == 2
+    )
+    found = capsys.readouterr().err
+    assert (
+        found.count("\n") == 1 and "a file stands where a folder is needed" in found and str(tmp_path / "file") in found
+    )
+
+
+def test_a_file_that_a_stage_has_lost_is_a_bug_and_keeps_its_traceback(monkeypatch):
+    def run(scan: list[Path]) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "scratch")
+
+    monkeypatch.setitem(sys.modules, "kdmvs.stages.check", module_of(run))
+    with pytest.raises(FileNotFoundError):
         cli.main(["check", "--scan", "x"])
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kdmvs import config_page
+from kdmvs import config_page, rerun_page
 from kdmvs.config import FIGURES_READ, CasMVSNetSettings, FigureSettings, MVSNetSettings, RunSettings, load, parse
 from kdmvs.errors import SettingsError
 
@@ -140,10 +140,15 @@ UNSET = {
     "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
-    "threshold": 0.5, "external_weights": "resnet18.pth",
+    "threshold": 0.5, "external_weights": "resnet18.pth", "initial": "before.pt",
 }  # fmt: skip
 """Values for keys that are none by default."""
-AUTO = {"start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric"}
+AUTO = {
+    "teacher.loss.form": "released",
+    "start.maps.format": "pfm",
+    "start.maps.match": "name",
+    "start.maps.preferred": "photometric",
+}
 
 
 def other_value(value: object) -> object:
@@ -199,7 +204,7 @@ def test_every_setting_is_in_the_string_of_some_rule(dataset):
             continue
         known = UNSET.get(last) if inner[last] is None else AUTO.get(leaf.key)
         inner[last] = known or other_value(inner[last])
-        after = parse(RunSettings, values, leaf.key)
+        after = parse(RunSettings, rerun_page.laid_over(values, rerun_page.WITH.get(leaf.key, {})), leaf.key)
         if all(after.settings_of(rule) == strings[rule] for rule in RULES):
             unread.append(leaf.key)
     assert not unread
@@ -243,6 +248,15 @@ def test_a_setting_of_one_stage_is_in_the_string_of_no_other():
         ({"resources": {"teacher": {"gpu": 1}}}, "resources.teacher.gpu"),
         ({"resources": {"teacher": {"gpus": 3}}}, "resources.teacher.gpus"),  # one sample per step
         ({"consistency": {"sources": 2, "least_votes": 3}}, "least_votes"),
+        ({"teacher": {"loss": {"external_weight": 4}}}, "external_weight is 4, but external_weights names no file"),
+        ({"teacher": {"loss": {"external_weights": "a.pth", "external_random": True}}}, "found both"),
+        ({"teacher": {"loss": {"form": "released", "feature_gradient": True}}}, "loss.feature_gradient: the released"),
+        (
+            {"teacher": {"loss": {"form": "released", "external_weight": 4, "external_random": True}}},
+            "loss.external_weight: the released",
+        ),
+        ({"teacher": {"network": {"uncertainty": True}}}, "network.uncertainty: only loss.form: released"),
+        ({"student": {"network": {"uncertainty": True}}}, "network.uncertainty: nothing trains it in a student"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -286,3 +300,11 @@ def test_a_run_begins_once_and_a_control_needs_a_teacher():
         run(start={"checkpoint": "a.pt", "depth_maps": "b"})
     with pytest.raises(SettingsError, match="control: "):
         run(start={"checkpoint": "a.pt"}, control=True)
+
+
+def test_a_training_names_the_files_that_it_reads_and_no_others():
+    external = {"external_weight": 4, "external_weights": "resnet18.pth"}
+    assert run(teacher={"loss": external, "initial": "dtu.pt"}).teacher.files() == ("dtu.pt", "resnet18.pth")
+    assert run(teacher={"loss": {**external, "external_weight": 0}}).teacher.files() == ()
+    assert run(student={"initial": "dtu.pt"}).student.files() == ("dtu.pt",)
+    assert run().teacher.files() == run().student.files() == ()

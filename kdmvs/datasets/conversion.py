@@ -26,7 +26,7 @@ from kdmvs.datasets.triangulation import Features, features, triangulated
 from kdmvs.datasets.window import Window, turned
 from kdmvs.errors import DataError
 from kdmvs.formats.cam import far_origin, fits
-from kdmvs.formats.image import check_whole, header, read_image, read_mask
+from kdmvs.formats.image import check_whole, header, read_image, read_mask, read_opaque
 
 SAME_PROPORTIONS = 0.01
 """Width over height of a resized photograph may differ this much from its camera's: sides are whole numbers."""
@@ -40,12 +40,16 @@ SAMPLED_DEPTHS = 10_000
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph and the camera of its own pixels; `turn` is its EXIF orientation where it must be turned, else 1."""
+    """A photograph and the camera of its own pixels.
+
+    `turn` is its EXIF orientation where it must be turned, else 1; `alpha` says whether it can be transparent.
+    """
 
     view: SourceView
     size: tuple[int, int]
     K: Float64[np.ndarray, "3 3"]
     turn: int
+    alpha: bool
 
 
 def convert(
@@ -71,7 +75,8 @@ def convert(
         depth_range: of every view, in the scan's unit, instead of what the door or the points say.
         depth_margin: by which a range that is found here is widened, as a share of its ends.
         neighbours: to keep of every view where they are found here.
-        masks: honour the door's masks. What a photograph does not show is masked in any case.
+        masks: honour the door's masks, or alpha channels where it has none. What a photograph does not show is masked
+            in any case.
         triangulate: where neither points nor ranges nor depth are known, match the photographs and triangulate.
 
     Raises:
@@ -133,7 +138,7 @@ def photo_of(view: SourceView) -> Photo:
             f"({K[0, 2]:g}, {K[1, 2]:g}) near the middle; found {size[1]} x {size[0]} (width x height); give the image "
             "that the camera was calibrated for"
         )
-    return Photo(view, size, K, turn)
+    return Photo(view, size, K, turn, stored.alpha)
 
 
 def _same_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -263,10 +268,19 @@ def _add(
     ]
     depth = None if view.depth is None else _at_pixels(_upright(view.depth(), photo), window, photo, places)
     shown = _shown(photo, window, places)
-    if masks and view.mask is not None:
-        mask = _at_pixels(_upright(read_mask(view.mask), photo), window, photo, places)
+    stated = _mask_of(photo) if masks else None
+    if stated is not None:
+        mask = _at_pixels(_upright(stated, photo), window, photo, places)
         shown = mask if shown is None else shown & mask
     out.add_view(images, K, view.cam_from_world, depth_range, neighbours, depth=depth, mask=shown, source=view.original)
+
+
+def _mask_of(photo: Photo) -> Bool[np.ndarray, "h w"] | None:
+    """The door's mask of a photograph, else what its alpha channel leaves; None where all of it may be used."""
+    if photo.view.mask is not None:
+        return read_mask(photo.view.mask)
+    opaque = read_opaque(photo.view.image) if photo.alpha else None
+    return None if opaque is None or opaque.all() else opaque
 
 
 def _prepared(

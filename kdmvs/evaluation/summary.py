@@ -46,8 +46,8 @@ def per_model(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def model_order(model: str) -> tuple[int, int, str]:
-    """Teacher first, then the rounds by their number, then anything else, the control last."""
+    """Teacher first, then the rounds by their number, an ensemble, anything else, the control last."""
     found = re.fullmatch(r"round(\d+)", model)
     if found:
         return 1, int(found[1]), ""
-    return {"teacher": 0, "control": 3}.get(model, 2), 0, model
+    return {"teacher": 0, "ensemble": 2, "control": 4}.get(model, 3), 0, model

@@ -40,10 +40,12 @@ class ImageHeader:
     Args:
         size: (height, width) of the pixels as `read_image` gives them.
         orientation: how a viewer would turn them (EXIF 0x0112): 1 is upright, 2 to 8 mirror and turn.
+        alpha: whether pixels can be transparent.
     """
 
     size: tuple[int, int]
     orientation: int
+    alpha: bool = False
 
 
 def header(path: Path) -> ImageHeader:
@@ -132,6 +134,18 @@ def read_mask(path: Path, above: int = 127) -> Bool[np.ndarray, "h w"]:
     return _decode(path, cv2.IMREAD_GRAYSCALE) > above
 
 
+def read_opaque(path: Path) -> Bool[np.ndarray, "h w"] | None:
+    """Where an image is more opaque than transparent, by its alpha channel; None where it has none.
+
+    Raises:
+        FormatError: as `read_image`.
+    """
+    values = read_stored(path)
+    if values.ndim != 3 or values.shape[2] != 4:  # transparent colours of a palette come as a fourth channel, too
+        return None
+    return np.asarray(values[..., 3] > np.iinfo(values.dtype).max // 2)
+
+
 def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     """Write a mask as PNG, 255 where True."""
     _write_png(path, mask.astype(np.uint8) * 255)
@@ -142,6 +156,7 @@ def _header(path: Path, file: BinaryIO, length: int) -> ImageHeader:
         with Image.open(file, formats=KINDS) as image:
             width, height = image.size
             kind, exif = image.format, image.info.get("exif")
+            alpha = image.has_transparency_data
     except Image.DecompressionBombError:
         raise FormatError(
             f"{path}: expected an image of at most {MOST_PIXELS} pixels, found a header that promises more; "
@@ -153,7 +168,7 @@ def _header(path: Path, file: BinaryIO, length: int) -> ImageHeader:
         ) from None
     if min(width, height) < 1:
         raise FormatError(f"{path}: expected an image, found one of {width} x {height} pixels (width x height)")
-    return ImageHeader((height, width), 1 if kind == "TIFF" else _orientation(exif))
+    return ImageHeader((height, width), 1 if kind == "TIFF" else _orientation(exif), alpha)
 
 
 def _orientation(exif: object) -> int:

@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kdmvs import ranks
+from kdmvs.losses.weighting import Weighting, averaged, over_levels
 from kdmvs.pseudo_labels import Target, spread
 from kdmvs.types import LevelOutput, PseudoLabel
+
+EVEN = Weighting()
+"""Every labelled pixel counts the same."""
 
 
 def distillation_loss(
@@ -20,6 +23,8 @@ def distillation_loss(
     target: Target,
     variance_floor: Sequence[float],
     least_probability: float,
+    level_weights: Sequence[float] | None = None,
+    weighting: Weighting = EVEN,
     mask: Bool[Tensor, "b h w"] | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 6 on every level, averaged over its pixels that carry a label, summed over the levels.
@@ -29,20 +34,15 @@ def distillation_loss(
     `labelled` is the share of finest pixels that do.
     With several ranks every term is this rank's part of that average over all ranks' pixels.
     """
-    totals: dict[str, Tensor] = {}
-    loss = label.mean.new_zeros(())
-    valid = label.valid if mask is None else label.valid & mask
-    for number, (level, floor) in enumerate(zip(levels, variance_floor, strict=True), start=1):
-        stride = label.mean.shape[-1] // level.logits.shape[-1]
-        coarse = PseudoLabel(
-            label.mean[:, ::stride, ::stride], label.variance[:, ::stride, ::stride], valid[:, ::stride, ::stride]
-        )
-        probability, in_range = spread(coarse, level.hypotheses.detach(), target=target, variance_floor=floor)
-        distance = symmetric_divergence(probability, level.logits, in_range, least_probability)
-        totals[f"divergence{number}"] = distance
-        totals["labelled"] = in_range.float().mean() * ranks.share(len(in_range))
-        loss = loss + distance
-    return {"loss": loss, **totals}
+
+    def divergence(number: int, level: LevelOutput, coarse: PseudoLabel) -> tuple[Tensor, Tensor]:
+        hypotheses = level.hypotheses.detach()
+        probability, in_range = spread(coarse, hypotheses, target=target, variance_floor=variance_floor[number])
+        return divergence_of_pixels(probability, level.logits, least_probability), in_range
+
+    return over_levels(
+        levels, label, divergence, name="divergence", level_weights=level_weights, weighting=weighting, mask=mask
+    )
 
 
 def symmetric_divergence(
@@ -51,7 +51,14 @@ def symmetric_divergence(
     valid: Bool[Tensor, "b h w"],
     least_probability: float,
 ) -> Float[Tensor, ""]:
-    """Eq. 6: sum over d of (P - P^) log(P / P^), mean over the valid pixels (of all ranks).
+    """Eq. 6, the mean over the valid pixels (of all ranks)."""
+    return averaged(divergence_of_pixels(target, logits, least_probability), valid)
+
+
+def divergence_of_pixels(
+    target: Float[Tensor, "b d h w"], logits: Float[Tensor, "b d h w"], least_probability: float
+) -> Float[Tensor, "b h w"]:
+    """Eq. 6 at every pixel: sum over d of (P - P^) log(P / P^).
 
     Both sides are mixed with `least_probability` of a uniform distribution, without which a single empty bin of P
     makes the sum infinite.
@@ -60,5 +67,4 @@ def symmetric_divergence(
     uniform = least_probability / count
     p = target * (1 - least_probability) + uniform
     q = torch.softmax(logits, dim=1) * (1 - least_probability) + uniform
-    pixel = ((p - q) * (p.log() - q.log())).sum(dim=1)
-    return (pixel * valid).sum() / ranks.total(valid.sum()).clamp(min=1)
+    return ((p - q) * (p.log() - q.log())).sum(dim=1)

@@ -1,21 +1,21 @@
 """The teacher's loss: every source, warped by the estimated depth, should look like the reference (paper 3.1).
 
-Photometric and internal featuremetric consistency, eq. 1 to 3, on every level of the cascade, averaged over the pixels
-that at least one source sees. Where there are masks, only what lies inside the reference's and falls inside the
-source's counts, and no colour from outside enters. With several ranks a term is this rank's part of that average over
-all ranks' pixels.
+Photometric and featuremetric consistency, eq. 1 to 3, on every level of the cascade, averaged over the pixels that at
+least one source sees. Features are internal, the network's own, or external, another network's (L*_fea of table 5).
+Where there are masks, only what lies inside the reference's and falls inside the source's counts, and no colour from
+outside enters. With several ranks a term is this rank's part of that average over all ranks' pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kdmvs import ranks
-from kdmvs.geometry import inside, reproject, sample
+from kdmvs.geometry import inside, pixel_grid, reproject, sample
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 MIXED_IN = 1e-3
@@ -33,6 +33,8 @@ def reconstruction_loss(
     ssim_weight: float,
     smoothness_weight: float,
     read_out: ReadOut,
+    external_weight: float = 0.0,
+    external: Mapping[int, Float[Tensor, "b v _c _h _w"]] | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 3, summed over the levels; `loss` and its terms, each a scalar.
 
@@ -40,6 +42,11 @@ def reconstruction_loss(
     source counts where it sees the pixel; with `best_sources` = k only the k sources whose weighted error is least
     count at a pixel (ranked on every level anew). With `feature_gradient` false the features are constants of the
     featuremetric term and only the depth follows it. No valid pixel gives zero.
+
+    `external` are features of all views by stride, a pixel (u, v) of stride s on the image's (s u, s v). A level takes
+    those of its own stride, else the finest: with strides 2 and 4 of ResNet-18, CasMVSNet's levels take 4, 2, 2. The
+    paper does not say which layer it took; these are the ones on whose grid the levels are. They are constants; the
+    depth follows where they are sampled.
 
     The mask of a coarse pixel is that of the image pixel it sits on. A source is inside its mask where the pixels that
     are mixed are: up to four, as a source pixel lies between the grid.
@@ -51,7 +58,7 @@ def reconstruction_loss(
         depth = level.depth(read_out)
         features = level.features
         photo_terms, feature_terms, seen_terms = [], [], []
-        ssim_terms = []
+        ssim_terms, external_terms = [], []
         cameras = group.cameras.strided(stride)
         masks = None if group.masks is None else group.masks[..., ::stride, ::stride]
         for i in range(1, group.images.shape[1]):
@@ -70,6 +77,8 @@ def reconstruction_loss(
                 if not feature_gradient:
                     source, ref = source.detach(), ref.detach()
                 feature_terms.append((sample(source, pixels) - ref).abs().mean(dim=1))
+            if external:
+                external_terms.append(external_distance(external, stride, pixels, i))
         seen = torch.stack(seen_terms, dim=1)
         photo = torch.stack(photo_terms, dim=1)
         terms = {"photometric": (photometric_weight, photo)}
@@ -77,6 +86,8 @@ def reconstruction_loss(
             terms["featuremetric"] = (featuremetric_weight, torch.stack(feature_terms, dim=1))
         if ssim_terms:
             terms["ssim"] = (ssim_weight, torch.stack(ssim_terms, dim=1))
+        if external_terms:
+            terms["external"] = (external_weight, torch.stack(external_terms, dim=1))
         error = sum(weight * term for weight, term in terms.values())
         assert isinstance(error, Tensor)
         counts = seen if best_sources is None else seen & least(error.detach(), seen, best_sources)
@@ -104,6 +115,29 @@ def photometric_error(levels: Sequence[LevelOutput], group: ViewGroup, read_out:
         read_out=read_out,
     )
     return terms["photometric"]
+
+
+def external_distance(
+    features: Mapping[int, Float[Tensor, "b v _c _h _w"]], stride: int, pixels: Float[Tensor, "b h w 2"], source: int
+) -> Float[Tensor, "b h w"]:
+    """Mean absolute difference over channels between a source's features, at `pixels` of a level, and the reference's.
+
+    Where the features are coarser than the level both are interpolated; a level's pixels beyond the centre of the last
+    feature take that one.
+    """
+    own = stride if stride in features else min(features)
+    views = features[own].detach()
+    height, width = views.shape[-2:]
+    last = pixels.new_tensor([width - 1, height - 1])
+
+    def at(view: int, where: Tensor) -> Tensor:
+        return sample(views[:, view], torch.minimum((where * (stride / own)).clamp(min=0), last))
+
+    if own == stride:
+        reference = views[:, 0]
+    else:
+        reference = at(0, pixel_grid(pixels.shape[1], pixels.shape[2], pixels).expand(len(pixels), -1, -1, -1))
+    return (at(source, pixels) - reference).abs().mean(dim=1)
 
 
 def all_used(mask: Bool[Tensor, "b h w"], pixels: Float[Tensor, "b *o 2"]) -> Bool[Tensor, "b *o"]:

@@ -1,4 +1,4 @@
-"""CasMVSNet (Gu et al., CVPR 2020), compatible with the published checkpoints of CasMVSNet and the KD-MVS student.
+"""CasMVSNet (Gu et al., CVPR 2020), compatible with the published checkpoints of CasMVSNet and of KD-MVS.
 
 The forward pass follows shared/spec/networks.md 6.1, 6.2 and 6.4, its peculiarities included, but for two repairs: the
 base interval is that of each sample, not of the first of the batch; and what is not in front of a camera, a plane
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdmvs.errors import DataError
 from kdmvs.networks.cost_volume import CostRegulariser, range_hypotheses
 from kdmvs.networks.feature_pyramid import FeaturePyramid, features_of
+from kdmvs.networks.layers import ConvBnReLU
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 
@@ -34,8 +35,12 @@ class CasMVSNet(nn.Module):
         regulariser_channels: Sequence[int],
         extra_convolution: bool,
         read_out: ReadOut,
+        uncertainty: bool = False,
     ) -> None:
-        """What the arguments mean, and their defaults: `kdmvs.config.CasMVSNetSettings`."""
+        """What the arguments mean, and their defaults: `kdmvs.config.CasMVSNetSettings`.
+
+        Checkpoints written before there was `uncertainty` do not say it.
+        """
         super().__init__()
         self.hypotheses, self.interval_ratios, self.base_planes = tuple(hypotheses), tuple(interval_ratios), base_planes
         self.read_out: ReadOut = read_out
@@ -43,6 +48,9 @@ class CasMVSNet(nn.Module):
         self.cost_regularization = nn.ModuleList(
             CostRegulariser(channels, base, extra_convolution=extra_convolution)
             for channels, base in zip(self.feature.channels, regulariser_channels, strict=True)
+        )
+        self.var_regression = (
+            nn.ModuleList(UncertaintyNet(channels) for channels in self.feature.channels) if uncertainty else None
         )
 
     def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
@@ -65,8 +73,23 @@ class CasMVSNet(nn.Module):
             regulariser = self.cost_regularization[level]
             assert isinstance(regulariser, CostRegulariser)
             logits = regulariser.of_views(features, group.cameras.strided(stride), hypotheses).float()
-            levels.append(LevelOutput(hypotheses, logits, features))
+            log_variance = None if self.var_regression is None else self.var_regression[level](features[:, 0]).float()
+            levels.append(LevelOutput(hypotheses, logits, features, log_variance))
         return tuple(levels)
+
+
+class UncertaintyNet(nn.Module):
+    """From the reference's features to a log variance per pixel (networks.md 6.2; Xu et al., ICCV 2021)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv0 = ConvBnReLU(channels, 4 * channels)
+        self.conv1 = ConvBnReLU(4 * channels, 8 * channels)
+        self.conv2 = ConvBnReLU(8 * channels, channels)
+        self.var = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
+        return self.var(self.conv2(self.conv1(self.conv0(features))))[:, 0]
 
 
 def narrowed_hypotheses(

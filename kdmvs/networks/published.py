@@ -1,7 +1,7 @@
 """Checkpoints that others have published: of which network they are, told by the names and shapes of their entries.
 
 CasMVSNet (cascade-stereo), MVSNet (MVSNet_pytorch), teacher and students of KD-MVS; shared/spec/networks.md 6.1 to 6.3
-and the lists of entries beside it. Entries that no forward pass here has are left out.
+and the lists of entries beside it. Entries that depth does not need are left out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from kdmvs.errors import FormatError
 CONTAINERS = ("model", "state_dict", "model_state_dict")
 """Where a checkpoint holds its entries, if not at the top."""
 
+UNCERTAINTY = "var_regression."
 LEFT_OUT = {
-    "var_regression.": "the UncertaintyNets of a KD-MVS teacher",
+    UNCERTAINTY: "the UncertaintyNets of a KD-MVS teacher",
     "refine_network.": "a refinement network",
 }
-"""Entries that no forward pass here has, and what they are."""
+"""Entries that depth does not need, and what they are."""
 
 MOST_CHANNELS = 1024
 """Base channels above this are no network of this kind, and one would not fit into memory."""
@@ -42,20 +43,34 @@ class Published:
     notes: tuple[str, ...]
 
 
-def recognise(content: Mapping[Any, Any], where: str) -> Published:
+def known(content: Mapping[str, Any], where: str, *, uncertainty: bool = False) -> Published:
+    """The network of a checkpoint, ours (which says it) or published, and its entries.
+
+    Raises:
+        FormatError: entries that are no finite tensors, or those of no network known here.
+    """
+    network: Any = content.get("network")
+    if isinstance(network, dict) and "name" in network:
+        return Published("one of ours", network, entries(content, where), notes=())
+    return recognise(content, where, uncertainty=uncertainty)
+
+
+def recognise(content: Mapping[Any, Any], where: str, *, uncertainty: bool = False) -> Published:
     """The network of a checkpoint and its entries, without `module.` before their names.
 
-    Whether entries are missing or unknown is not looked at here: loading is strict, and says it.
+    Whether entries are missing or unknown is not looked at here: loading is strict, and says it. With `uncertainty`
+    the UncertaintyNets of a KD-MVS teacher are kept.
 
     Raises:
         FormatError: entries that are no finite tensors, or those of no network known here.
     """
     tensors, notes = entries(content, where), []
-    for prefix, what in LEFT_OUT.items():
+    left_out = {prefix: what for prefix, what in LEFT_OUT.items() if not (uncertainty and prefix == UNCERTAINTY)}
+    for prefix, what in left_out.items():
         names = [name for name in tensors if name.startswith(prefix)]
         if names:
             notes.append(f"{len(names)} entries `{prefix}*` were left out: {what}, which depth does not need")
-    kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(LEFT_OUT))}
+    kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(left_out))}
     counters = [
         f"{name.removesuffix('running_var')}num_batches_tracked" for name in kept if name.endswith("running_var")
     ]
@@ -65,7 +80,7 @@ def recognise(content: Mapping[Any, Any], where: str) -> Published:
         kept |= {name: torch.tensor(0) for name in missing}
     if "feature.conv0.0.conv.weight" in kept:
         student = "cost_regularization.0.convini.conv.weight" in kept
-        teacher = any(name.startswith("var_regression.") for name in tensors)
+        teacher = any(name.startswith(UNCERTAINTY) for name in tensors)
         title = "a student of KD-MVS" if student else "a teacher of KD-MVS" if teacher else "CasMVSNet"
         network: dict[str, Any] = {
             "name": "casmvsnet",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kdmvs import checkpoints
 from kdmvs.errors import FormatError
 from kdmvs.networks.published import entries
+from kdmvs.types import ViewGroup
 
 MEAN = (0.485, 0.456, 0.406)
 """Of ImageNet's images, RGB in 0..1: torchvision's weights were trained on images less this, over `DEVIATION`."""
@@ -95,6 +96,16 @@ class BasicBlock(nn.Module):
         y = torch.relu_(self.bn1(self.conv1(x)))
         skip = x if self.downsample is None else self.downsample(x)
         return torch.relu_(self.bn2(self.conv2(y)) + skip)
+
+
+def features_of_views(
+    trunk: Trunk, group: ViewGroup, strides: tuple[int, ...]
+) -> dict[int, Float[Tensor, "b v _c _h _w"]]:
+    """Features of all views of a batched group by stride; no gradient. Nothing outside the masks enters."""
+    batch, views = group.images.shape[:2]
+    masks = None if group.masks is None else group.masks.flatten(0, 1)
+    found = trunk(group.images.flatten(0, 1), masks, strides)
+    return {stride: features.unflatten(0, (batch, views)) for stride, features in found.items()}
 
 
 def from_file(path: Path) -> Trunk:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], out: list[Path]) -> None:
-    """Write mean, variance and valid of every view; the file also records the settings of the check."""
+    """Write mean, variance, valid and votes of every view; the file also records the settings of the check."""
     import torch
     from tqdm import tqdm
 
@@ -53,5 +53,7 @@ def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], ou
                 for i, (own, votes, first, second, valid) in ahead(read, views):
                     label = fit(own, votes, first, second, valid, settings.relative_variance_floor)
                     labelled += int(label.valid.sum())
-                    write(i, mean=label.mean.numpy(), variance=label.variance.numpy(), valid=label.valid.numpy())
+                    maps_of = {"mean": label.mean, "variance": label.variance, "valid": label.valid}
+                    maps_of["votes"] = torch.where(valid, votes, 0)
+                    write(i, **{name: values.numpy() for name, values in maps_of.items()})
         print(f"encode {name}: {labelled} labelled pixels in {maps.views} views -> {out_path}")

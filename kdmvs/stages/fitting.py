@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from kdmvs.provenance import code_digest
 from kdmvs.stages.keeping import second_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from kdmvs.scans import Sample
 
@@ -32,18 +32,24 @@ def train(
     stage: str,
     scan: Sequence[Path],
     label: Sequence[Path] | None,
+    reads: Mapping[str, bool] | None = None,
     loss: Loss,
     validation_loss: Loss,
     out: Path,
     metrics: Path,
+    says: Sequence[str] = (),
 ) -> None:
-    """Train from scratch and write the finished checkpoint and its metrics.
+    """Train from scratch, or from `settings.initial`, and write the finished checkpoint and its metrics.
 
     Progress lies in `<out>.progress/<key>/`, the key being a digest of the settings, the code and the inputs: the same
     training is taken up where it stopped, another one starts anew. Snakemake deletes the declared outputs of a failed
     job, so the progress is not among them. One training at a time is in `<out>.progress`: one whose scheduler was
     killed may still run when it is asked for again. A training that has ended is not done again.
     TensorBoard: `tensorboard --logdir results`.
+
+    `reads` are the arguments of `ViewGroups` that say what else samples hold: `measured`, `votes`, `source_depths`. The
+    digest in a scan's scan.json covers its measured depth, so that the key notices another one. `says` are lines that
+    one rank prints as the training begins.
     """
     from kdmvs import checkpoints, device, progress, ranks
     from kdmvs.networks.table import build
@@ -58,23 +64,27 @@ def train(
         views=settings.sources.views,
         all_lights=settings.all_lights,
         labels=list(label) if label is not None else None,
+        **(reads or {}),
         crop=chosen.crop,
         seed=chosen.seed,
     )
     name = stage.rsplit(".", 1)[1]
     if not len(samples):
-        reason = (
-            "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
-            if label
-            else "no view with neighbours; look at pair.txt"
-        )
+        if label:
+            reason = "not one valid pixel in the labels; loosen the settings of consistency or look at the teacher"
+        elif reads and reads.get("measured"):
+            reason = "no view with neighbours and a pixel of known depth; look at pair.txt, the masks and the depth"
+        else:
+            reason = "no view with neighbours; look at pair.txt"
         raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
     manifests = [path / "scan.json" if path.is_dir() else path for path in scan]
     root = out.with_name(out.name + ".progress")
-    key = resume_key(settings.canonical(), digest, [*manifests, *(label or [])])
+    files = [Path(path) for path in settings.files()]
+    key = resume_key(settings.canonical(), digest, [*manifests, *(label or []), *files])
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")
     network = build(**description)
+    begun = [] if settings.initial is None else begin_with(network, description, Path(settings.initial))
     count = max(1, len(split(samples, chosen.validation_share)[0]))
     schedule = Schedule(
         epochs=chosen.epochs,
@@ -101,6 +111,8 @@ def train(
             shared = f" on {ranks.count()} ranks" if ranks.count() > 1 else ""
             steps = f"{schedule.steps} steps of {schedule.batch}{shared}"
             print(f"{name}: {len(samples)} samples of {len(scan)} scans, {steps}", flush=True)
+            for line in (*says, *begun):
+                print(f"{name}: {line}", flush=True)
         content = fit(
             network,
             loss,
@@ -117,6 +129,28 @@ def train(
         checkpoints.save(root / key / FINISHED, {**content, **provenance})
         give(root / key, out, metrics)
         tidy(root, key)
+
+
+def begin_with(network: nn.Module, description: dict[str, Any], path: Path) -> list[str]:
+    """Give a network the weights of a checkpoint, ours or published, strictly; what is to be said of it, in lines.
+
+    Arguments that no entry depends on (hypotheses, their spacing, the read-out) may differ: the settings' count.
+
+    Raises:
+        FormatError: not a checkpoint of tensors, or of no network that is known here.
+        TrainingError: entries are missing, unknown or of another shape; the message counts and names them.
+    """
+    from kdmvs import checkpoints
+    from kdmvs.networks.published import known
+
+    found = known(checkpoints.read(path), str(path), uncertainty=bool(description.get("uncertainty")))
+    checkpoints.load_into(network, {"model": found.tensors}, str(path))
+    there = json.loads(json.dumps(found.network))
+    others = [
+        f"{key} {there[key]} is now {value}" for key, value in description.items() if there.get(key, value) != value
+    ]
+    words = f"begins with the weights of {path}, {found.title}" + "".join(f"; {other}" for other in others)
+    return [words, *(f"{path.name}: {note}" for note in found.notes)]
 
 
 def tidy(root: Path, key: str) -> None:
@@ -171,8 +205,15 @@ def is_finished(out: Path, metrics: Path, folder: Path, scans: Path) -> bool:
 
 
 def resume_key(settings: str, code: str, inputs: Sequence[Path]) -> str:
-    """A short digest of all that a training depends on; equal keys mean the same training."""
+    """A short digest of all that a training depends on; equal keys mean the same training.
+
+    Raises:
+        DataError: an input cannot be read.
+    """
     digest = hashlib.sha256(json.dumps([settings, code]).encode())
     for path in inputs:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except OSError as error:
+            raise DataError(f"{path}: expected a file to train with, found {error.strerror}") from None
     return digest.hexdigest()[:16]

@@ -21,16 +21,12 @@ def run(settings: PublishedSettings, checkpoint: Path, out: Path) -> None:
     import torch
 
     from kdmvs import checkpoints
-    from kdmvs.networks.published import Published, entries, recognise
+    from kdmvs.networks.published import known
     from kdmvs.networks.table import build
     from kdmvs.provenance import code_digest
 
     where, content = str(checkpoint), checkpoints.read(checkpoint)
-    network: Any = content.get("network")
-    if isinstance(network, dict) and "name" in network:
-        found = Published("one of ours", network, entries(content, where), notes=())
-    else:
-        found = recognise(content, where)
+    found = known(content, where, uncertainty=bool(settings.uncertainty))
     described: Any = parse(NetworkSettings, {**found.network, **chosen(settings)}, where)
     with torch.device("meta"):  # shapes without memory, whatever the file says of them
         made = build(**described.model_dump())

@@ -7,8 +7,10 @@ from pathlib import Path
 from kdmvs.errors import DataError, FormatError
 
 
-def run(experiment: str, evaluation: list[Path], out: Path, per_scan: Path) -> None:
+def run(experiment: str, recipe: str, evaluation: list[Path], out: Path, per_scan: Path) -> None:
     """Write both tables as CSV. The model is the folder two levels above a file: <model>/evaluation/<scan>.json.
+
+    Their last column is the recipe, in words, by which the models were trained.
 
     Raises:
         FormatError: a file is missing or not an evaluation.
@@ -37,5 +39,5 @@ def run(experiment: str, evaluation: list[Path], out: Path, per_scan: Path) -> N
     models = summary.per_model(scans)
     for target, table in ((out, models), (per_scan, scans)):
         with replacing(target) as part:
-            table.to_csv(part, index=False)
+            table.assign(recipe=recipe).to_csv(part, index=False)
     print(f"{experiment}: {len(models)} models, {scans['scan'].nunique()} scans -> {out}, {per_scan}")

@@ -1,4 +1,4 @@
-"""Train a teacher on photometric and internal featuremetric consistency alone (paper 3.1)."""
+"""Train a teacher on photometric and featuremetric consistency alone (paper 3.1)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from kdmvs.config import TeacherSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kdmvs.networks.resnet18 import Trunk
     from kdmvs.scans import Sample
     from kdmvs.types import LevelOutput
+
+EXTERNAL_STRIDES = (2, 4)
+"""Levels of ResNet-18 that the loss takes: those of the cascade's own strides, as far as there are such."""
+
+RANDOM = "external features of a ResNet-18 with random weights (seed {}), a control and not the paper's"
 
 
 def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -> None:
@@ -21,12 +27,23 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
     Validation says the loss that is trained, and `photometric_all`, the same for every model.
     """
     from kdmvs.losses.reconstruction import photometric_error, reconstruction_loss
+    from kdmvs.losses.released_reconstruction import released_loss
+    from kdmvs.networks.resnet18 import features_of_views
     from kdmvs.stages.fitting import train
 
-    choices = {"read_out": settings.network.read_out, **settings.loss.model_dump()}
+    choices = {"read_out": settings.network.read_out, **settings.loss.arguments()}
+    trunk = external_trunk(settings) if settings.loss.external_weight else None
 
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
-        return reconstruction_loss(levels, sample.group, **choices)
+        if settings.loss.form == "released":
+            return released_loss(levels, sample.group, **choices)
+        if trunk is None:
+            return reconstruction_loss(levels, sample.group, **choices)
+        external = features_of_views(trunk, sample.group, EXTERNAL_STRIDES)
+        terms = reconstruction_loss(levels, sample.group, external=external, **choices)
+        if settings.loss.external_random:
+            terms["external_random"] = terms.pop("external")
+        return terms
 
     def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
         seen = photometric_error(levels, sample.group, settings.network.read_out)
@@ -41,4 +58,22 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
         validation_loss=validation_loss,
         out=out,
         metrics=metrics,
+        says=[RANDOM.format(settings.optimiser.seed)] if trunk is not None and settings.loss.external_random else [],
     )
+
+
+def external_trunk(settings: TeacherSettings) -> Trunk:
+    """ResNet-18's trunk as the settings have it, on the device of the training.
+
+    Raises:
+        FormatError: the file of weights is missing, damaged, or would run code.
+        TrainingError: its entries are not ResNet-18's.
+    """
+    from kdmvs import device
+    from kdmvs.networks import resnet18
+
+    if settings.loss.external_weights is None:
+        trunk = resnet18.from_seed(settings.optimiser.seed)
+    else:
+        trunk = resnet18.from_file(Path(settings.loss.external_weights))
+    return trunk.to(device.choose())

@@ -249,6 +249,26 @@ def test_grey_16_bit_and_alpha_photographs_become_the_same_as_rgb(tmp_path: Path
     np.testing.assert_array_equal((scan.image(0) * 255).round().numpy().transpose(1, 2, 0), expected)
 
 
+def test_transparent_pixels_are_masked_unless_the_dataset_has_masks(tmp_path: Path) -> None:
+    source = photographs(tmp_path)
+    path = source.views[0].image
+    image = read_image(path)
+    alpha = np.full(image.shape[:2], 255, np.uint8)
+    alpha[:, :8] = 0
+    cv2.imwrite(str(path), np.dstack([image[..., ::-1], alpha]))
+    scan = converted(source, tmp_path / "scan", image_size=(HEIGHT, WIDTH))
+    mask = scan.mask(0)
+    assert mask is not None
+    np.testing.assert_array_equal(mask.numpy(), alpha > 0)
+    assert scan.mask(1) is None
+    assert converted(source, tmp_path / "plain", image_size=(HEIGHT, WIDTH), masks=False).mask(0) is None
+    write_mask(tmp_path / "given.png", alpha == 0)
+    with_mask = replace(source, views=[replace(source.views[0], mask=tmp_path / "given.png"), *source.views[1:]])
+    given = converted(with_mask, tmp_path / "given", image_size=(HEIGHT, WIDTH)).mask(0)
+    assert given is not None
+    np.testing.assert_array_equal(given.numpy(), alpha == 0)
+
+
 @pytest.mark.parametrize("scale", [100.0, 1e-3])
 def test_a_rescaled_scan_is_the_same_scan_rescaled(tmp_path: Path, scale: float) -> None:
     def rescaled(view: SourceView) -> SourceView:

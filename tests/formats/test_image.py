@@ -20,6 +20,7 @@ from kdmvs.formats.image import (
     read_image,
     read_image_cached,
     read_mask,
+    read_opaque,
     write_image,
     write_mask,
 )
@@ -50,6 +51,29 @@ def test_a_mask_comes_back(tmp_path: Path) -> None:
 def test_grey_alpha_and_16_bits_are_converted(tmp_path: Path, stored: np.ndarray, expected: np.ndarray) -> None:
     cv2.imwrite(str(tmp_path / "image.png"), stored)
     np.testing.assert_array_equal(read_image(tmp_path / "image.png"), expected)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "16-bit RGBA", "LA", "palette"])
+def test_what_is_transparent_is_not_opaque(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "image.png"
+    alpha = np.zeros((24, 40), np.uint8)
+    alpha[5:9, 3:20] = 255
+    image = Image.fromarray(np.dstack([RANDOM // 64 * 64, alpha]))
+    if kind == "16-bit RGBA":
+        cv2.imwrite(str(path), np.asarray(image).astype(np.uint16) * 257)
+    else:
+        (image.quantize(64) if kind == "palette" else image.convert(kind)).save(path)
+    assert header(path).alpha
+    opaque = read_opaque(path)
+    assert opaque is not None
+    np.testing.assert_array_equal(opaque, alpha > 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_an_image_without_transparency_says_so(tmp_path: Path, mode: str) -> None:
+    Image.fromarray(RANDOM).convert(mode).save(tmp_path / "image.png")
+    assert not header(tmp_path / "image.png").alpha
+    assert read_opaque(tmp_path / "image.png") is None
 
 
 def test_an_exif_orientation_does_not_turn_the_image(tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from kdmvs.config import TeacherLossSettings
-from kdmvs.geometry import inside, reproject
+from kdmvs.geometry import inside, reproject, unproject
 from kdmvs.losses import reconstruction
 from kdmvs.losses.reconstruction import edge_aware_roughness, least, shrunk
 from kdmvs.types import Camera, LevelOutput
-from tests.views import camera, plane_group, stacked
+from tests.views import camera, plane_depth, plane_group, stacked
 
 
 def reconstruction_loss(levels, group, **choices):
-    settings = TeacherLossSettings(**choices).model_dump()
-    return reconstruction.reconstruction_loss(levels, group, read_out="expectation", **settings)
+    external = choices.pop("external", None)
+    settings = TeacherLossSettings(**choices).arguments()
+    return reconstruction.reconstruction_loss(levels, group, read_out="expectation", external=external, **settings)
 
 
 def certain(depth: torch.Tensor, features: torch.Tensor | None = None) -> LevelOutput:
@@ -126,6 +127,55 @@ def test_a_shrunk_image_keeps_the_strided_pixels_where_they_were():
     ramp = (0.2 + 0.01 * u - 0.004 * v).expand(1, 1, 3, 32, 64)
     small = shrunk(ramp, 4)
     torch.testing.assert_close(small[..., 1:-1, 1:-1], ramp[..., ::4, ::4][..., 1:-1, 1:-1])
+
+
+def world_points(stride: int) -> torch.Tensor:
+    """External features of a stride: which point of the plane every stride-th pixel of the views of the group sees."""
+    views = [camera(i) for i in range(3)]
+    points = torch.stack([unproject(plane_depth(view, 64, 96), view) for view in views]) / 100
+    return points.permute(0, 3, 1, 2)[None, ..., ::stride, ::stride].float()
+
+
+EXTERNAL = {"photometric_weight": 0.0, "external_weight": 1.0, "external_random": True}
+
+
+@pytest.mark.parametrize("stride", [4, 2, 1])
+def test_external_features_are_compared_where_the_level_looks_whatever_their_stride(stride):
+    """At the exact depth the same points are seen: on the features' grid and, interpolated, between their pixels."""
+    group, depth = plane_group()
+    external = {s: world_points(s) for s in (2, 4)}
+
+    def distance(scale: float) -> float:
+        level = [certain(depth[:, ::stride, ::stride] * scale)]
+        return float(reconstruction_loss(level, group, external=external, **EXTERNAL)["external"])
+
+    assert all(distance(scale) > 4 * distance(1.0) for scale in (0.99, 1.01))
+
+
+def test_a_level_takes_the_external_features_of_its_own_stride_else_the_finest():
+    """Sources without features, the reference with one number per stride: the loss says which were taken."""
+    group, depth = plane_group()
+    external = {stride: torch.zeros(1, 3, 6, 64 // stride, 96 // stride) for stride in (2, 4)}
+    for stride, features in external.items():
+        features[:, 0] = stride
+    for stride, taken in ((4, 4), (2, 2), (1, 2)):
+        level = [certain(depth[:, ::stride, ::stride])]
+        black = replace(group, images=torch.ones_like(group.images))
+        black.images[:, 0] = 0  # the photometric term then is how many sources see a pixel
+        terms = reconstruction_loss(level, black, external=external, **EXTERNAL)
+        torch.testing.assert_close(terms["external"], taken * terms["photometric"])
+
+
+def test_the_external_gradient_reaches_the_depth_and_not_the_features():
+    group, depth = plane_group()
+    for stride in (2, 1):
+        external = {2: world_points(2).requires_grad_()}
+        wrong = (depth[:, ::stride, ::stride] * 1.01).clone().requires_grad_()
+        reconstruction_loss([certain(wrong)], group, external=external, **EXTERNAL)["loss"].backward()
+        assert external[2].grad is None
+        assert wrong.grad.ne(0).float().mean() > 0.7  # the others no source sees
+        home = torch.sign(wrong.detach() - depth[:, ::stride, ::stride])
+        assert (torch.sign(wrong.grad) == home)[wrong.grad != 0].float().mean() > 0.7
 
 
 def masked_group(seed: int = 0):

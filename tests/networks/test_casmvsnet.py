@@ -16,6 +16,7 @@ from kdmvs.geometry import warp_to_reference
 from kdmvs.networks.casmvsnet import CasMVSNet
 from kdmvs.networks.cost_volume import variance_volume
 from kdmvs.types import Camera, ViewGroup
+from tests.networks.entries import listed
 from tests.views import camera, plane_group, stacked
 
 SPEC = Path(__file__).parents[3] / "shared" / "spec" / "casmvsnet-state-dict.txt"
@@ -135,3 +136,47 @@ def test_sides_that_are_not_multiples_of_32_are_refused():
     group, _ = plane_group(height=48)
     with pytest.raises(DataError, match="multiples of 32, found 48x96"):
         casmvsnet()(group)
+
+
+def test_with_uncertainty_names_and_shapes_are_those_of_the_released_teacher():
+    network = casmvsnet(uncertainty=True)
+    assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == listed("teacher")
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_468_491
+    nets = network.var_regression
+    assert sum(parameter.numel() for parameter in nets.parameters()) == 534_187
+
+
+def test_uncertainty_leaves_weights_entries_and_depth_as_they_are_without():
+    group, _ = plane_group()
+    networks = []
+    for uncertainty in (False, True):
+        torch.manual_seed(0)
+        networks.append(casmvsnet(uncertainty=uncertainty).eval())
+    plain, more = networks
+    assert list(more.state_dict())[: len(plain.state_dict())] == list(plain.state_dict())
+    assert all(torch.equal(more.state_dict()[name], value) for name, value in plain.state_dict().items())
+    with torch.no_grad():
+        for a, b in zip(plain(group), more(group), strict=True):
+            assert torch.equal(a.logits, b.logits)
+            assert a.log_variance is None and b.log_variance.shape == b.depth().shape
+
+
+def test_the_log_variance_is_that_of_the_released_description():
+    """networks.md 6.2: three convolutions with batch norm and ReLU, one without, of the reference's features alone."""
+    group, _ = plane_group()
+    network = trained_looking(casmvsnet(uncertainty=True))
+    entries = network.state_dict()
+    with torch.no_grad():
+        for number, level in enumerate(network(group)):
+            x = level.features[:, 0]
+            for name in ("conv0", "conv1", "conv2"):
+                key = f"var_regression.{number}.{name}"
+                x = torch.nn.functional.conv2d(x, entries[f"{key}.conv.weight"], padding=1)
+                mean, variance, weight, bias = (
+                    entries[f"{key}.bn.{part}"][:, None, None]
+                    for part in ("running_mean", "running_var", "weight", "bias")
+                )
+                x = ((x - mean) / (variance + 1e-5).sqrt() * weight + bias).relu()
+            last = f"var_regression.{number}.var"
+            expected = torch.nn.functional.conv2d(x, entries[f"{last}.weight"], entries[f"{last}.bias"], padding=1)
+            torch.testing.assert_close(level.log_variance, expected[:, 0], rtol=1e-3, atol=1e-3)

@@ -47,6 +47,15 @@ def test_every_released_checkpoint_is_recognised_and_loads_strictly(title, prefi
     assert all(note.startswith(LEFT_OUT[title]) for note in found.notes)
 
 
+def test_a_released_teacher_keeps_its_uncertainty_where_that_is_asked_for_and_loads_strictly():
+    found = recognise({"model": released("teacher")}, "x.ckpt", uncertainty=True)
+    network = build(**parse(NetworkSettings, {**found.network, "uncertainty": True}, "x").model_dump())
+    checkpoints.load_into(network, {"model": found.tensors}, "x.ckpt")
+    name = "var_regression.2.var.bias"
+    assert torch.equal(network.state_dict()[name], released("teacher")[name])
+    assert not found.notes
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_whatever_contains_the_entries(container):
     entries = released("MVSNet")

@@ -63,6 +63,18 @@ def test_what_was_left_out_of_a_teacher_is_said_by_name(tmp_path, capsys):
     assert not [name for name in checkpoints.read(tmp_path / "ours.pt")["model"] if "var_regression" in name]
 
 
+def test_a_teacher_keeps_its_uncertainty_where_the_settings_say_so_and_a_network_without_it_is_refused(tmp_path):
+    torch.save({"model": released("teacher")}, tmp_path / "teacher.ckpt")
+    torch.save({"model": released("CasMVSNet")}, tmp_path / "plain.ckpt")
+    settings = PublishedSettings(uncertainty=True)
+    import_checkpoint.run(settings, tmp_path / "teacher.ckpt", tmp_path / "ours.pt")
+    content = checkpoints.read(tmp_path / "ours.pt")
+    assert len(content["model"]) == 298 and content["network"]["uncertainty"] is True
+    checkpoints.load_into(build(**content["network"]), content, "ours.pt")
+    with pytest.raises(TrainingError, match=r"plain.ckpt: expected the 298 entries .* 60 missing \(var_regression"):
+        import_checkpoint.run(settings, tmp_path / "plain.ckpt", tmp_path / "x.pt")
+
+
 def test_one_of_ours_is_taken_as_it_is(teacher, tmp_path):
     import_checkpoint.run(PublishedSettings(read_out="winner"), teacher, tmp_path / "first.pt")
     import_checkpoint.run(PublishedSettings(base_planes=96), tmp_path / "first.pt", tmp_path / "second.pt")

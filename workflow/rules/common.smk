@@ -24,7 +24,8 @@ except ModuleNotFoundError as error:
 from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import changes_digest, code_digest, files_digest
-from kdmvs.variants import Plan, in_words, maker, split
+from kdmvs.tables import TABLES, asked, is_of_table, model_of, notes_of, runs_of, with_tables
+from kdmvs.variants import Plan, in_words, maker, recipe_in_words, schedule_in_words, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new
 # ones is a fifth of the time to a dry-run.
@@ -57,8 +58,11 @@ RUN = or_stop(
     ", ".join(map(str, workflow.configfiles)) or "config",
 )
 DATASET = RUN.dataset.model_dump()
-PLAN = Plan(RUN)
+ASKED = or_stop(asked, sys.argv[1:], RUN)
+PLAN = Plan(or_stop(with_tables, RUN, ASKED))
 HAS_VARIANTS = len(PLAN.experiments) > 1
+OWN = [variant for variant in PLAN.experiments if not is_of_table(variant)]
+"""The run and its variants, without those that are there for a table."""
 TRAINING = RUN.scans.training
 EVALUATION = RUN.scans.evaluation
 PICTURED = EVALUATION[: RUN.scans.pictured]
@@ -94,10 +98,11 @@ def shards(kind=None, variant="", but=(), **groups):
 
 
 ROUND_PLACES = r"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?round[1-9]\d*"
-MODEL_PLACES = rf"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?(?:teacher|control)|{ROUND_PLACES}"
+MODEL_PLACES = rf"(?:[A-Za-z0-9][A-Za-z0-9_.-]*/)?(?:teacher|ensemble|control)|{ROUND_PLACES}"
 IMPORTED = PLAN.places_of("depth", "import_depth")
-INFERRED_PLACES = "".join(f"(?!{re.escape(place)}/)" for place in IMPORTED) + f"(?:{MODEL_PLACES})"
-"""Where depth is inferred: not where another tool has made it."""
+ENSEMBLES = PLAN.places_of("depth", "ensemble")
+INFERRED_PLACES = "".join(f"(?!{re.escape(place)}/)" for place in IMPORTED + ENSEMBLES) + f"(?:{MODEL_PLACES})"
+"""Where depth is inferred: not where another tool has made it, or where that of several models is combined."""
 
 
 def as_name(place):
@@ -145,13 +150,14 @@ def file_of(shard):
 def settings(rule_name, place=""):
     """Exactly the settings that the stage of a rule reads, one canonical string; a function where a wildcard says the
     place."""
-    if place == "{model}" and HAS_VARIANTS:
+    if place == "{model}" and (HAS_VARIANTS or rule_name == "check" and RUN.consistency_of):
         return partial(_settings, rule_name)
-    return PLAN.settings("" if place == "{model}" else place).settings_of(rule_name)
+    place = "" if place == "{model}" else place
+    return PLAN.settings(place).settings_of(rule_name, split(place)[1])
 
 
 def _settings(rule_name, wildcards):
-    return PLAN.settings(wildcards.model).settings_of(rule_name)
+    return PLAN.settings(wildcards.model).settings_of(rule_name, split(wildcards.model)[1])
 
 
 def code(stage):
@@ -221,7 +227,12 @@ def digest_of_maps(place, scans):
 
 
 def labels_of_last_round(wildcards):
-    """The labels that a round learns from: those of the teacher for round 1, of round r - 1 for round r."""
+    """The labels that a round learns from: those of the teacher for round 1, of round r - 1 for round r.
+
+    None where it learns from measured depth alone.
+    """
+    if not PLAN.settings(wildcards.model).student.needs_labels:
+        return []
     return each(below(PLAN.teacher_of(wildcards.model), "labels/{scan}.h5"), TRAINING)
 
 
@@ -233,13 +244,20 @@ def of_models(variant, kind, path, scans):
     return [below(place, path).replace("{scan}", scan) for scan in scans for place in places]
 
 
+def depth_of_ensemble(place, scans):
+    """The depth maps that an ensemble combines, scan by scan."""
+    variant, _ = split(place)
+    places = [PLAN.place(variant, "depth", model) for model in PLAN.settings(place).ensemble.models]
+    return [below(source, f"depth/{scan}.h5") for scan in scans for source in places]
+
+
 def final_targets():
     """Everything that a run and its variants end in."""
     found = each("<results>/scans/{scan}/overview.png", OVERVIEW)
-    for variant, experiment in PLAN.experiments.items():
-        last = experiment.models()[-1]
-        if maker(experiment, "checkpoint", last):
-            found.append(below(PLAN.place(variant, "checkpoint", last), "checkpoint.pt"))
+    for variant in OWN:
+        experiment = PLAN.experiments[variant]
+        made = [model for model in experiment.models() if maker(experiment, "checkpoint", model)]
+        found += [below(PLAN.place(variant, "checkpoint", model), "checkpoint.pt") for model in made[-1:]]
         if experiment.trained():
             found.append(below(PLAN.place(variant, "curves"), "curves.png"))
         if EVALUATION:
@@ -248,14 +266,18 @@ def final_targets():
             pictures = PLAN.place(variant, "figures")
             found += each(below(pictures, "figures/{scan}.png"), PICTURED)
             found += each(below(pictures, "clouds/{scan}.png"), PICTURED)
-    if EVALUATION and HAS_VARIANTS:
+    if EVALUATION and len(OWN) > 1:
         found.append("<results>/comparison.csv")
     return list(dict.fromkeys(found))
 
 
-def teachers(kind, figure, ending="h5"):
-    """The teacher's file of a kind, of the scan that a figure shows."""
-    return below(PLAN.place("", kind, "teacher"), f"{kind}/{RUN.shown_in(figure)}.{ending}")
+SHOWN_MODEL = RUN.models()[0]
+"""Whose depth and labels the paper's figures show: the teacher's, or where there is none the first student's."""
+
+
+def of_shown_model(kind, figure):
+    """The maps of a kind, of the scan that a figure shows."""
+    return below(PLAN.place("", kind, SHOWN_MODEL), f"{kind}/{RUN.shown_in(figure)}.h5")
 
 
 def with_a_network():

@@ -135,17 +135,18 @@ for variant in PLAN.places("summary"):
             **resources_of("summarise", mem_mb=2000, minutes=10),
         params:
             experiment=variant or RUN.experiment,
+            recipe=recipe_in_words(PLAN.experiments[variant]),
             code=code("summarise"),
         message:
             "summarise: the table of {params.experiment}"
         shell:
             "python -m kdmvs.gpu 0 -- python -m kdmvs summarise --experiment {params.experiment:q}"
-            " --evaluation {input:q} --out {output.summary:q} --per-scan {output.per_scan:q} > {log:q} 2>&1"
+            " --recipe {params.recipe:q} --evaluation {input:q} --out {output.summary:q} --per-scan {output.per_scan:q} > {log:q} 2>&1"
 
 
 rule compare:
     input:
-        [below(PLAN.place(variant, "summary"), "summary.csv") for variant in PLAN.experiments],
+        [below(PLAN.place(variant, "summary"), "summary.csv") for variant in OWN],
     output:
         report(
             "<results>/comparison.csv",
@@ -164,8 +165,8 @@ rule compare:
     resources:
         **resources_of("compare", mem_mb=2000, minutes=10),
     params:
-        variants=[variant or RUN.experiment for variant in PLAN.experiments],
-        changes=[in_words(changes) for changes in PLAN.changes.values()],
+        variants=[variant or RUN.experiment for variant in OWN],
+        changes=[in_words(PLAN.changes[variant]) for variant in OWN],
         code=code("compare"),
     message:
         "compare: the variants of the experiment side by side"

@@ -1,0 +1,85 @@
+"""Put a table of the paper together: what was trained here, mean and spread over seeds, beside the paper's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdmvs.errors import DataError, FormatError, SettingsError
+
+
+def run(
+    table: str,
+    experiment: str,
+    recipe: str,
+    schedule: str,
+    row: list[str],
+    model: list[str],
+    note: list[str] | None,
+    summary: list[Path],
+    out: Path,
+    numbers: Path,
+) -> None:
+    """Write a table as Markdown and its numbers as CSV, and print it.
+
+    Args:
+        table: its name in `kdmvs.tables`.
+        experiment: whose results these are.
+        recipe: what was trained, in words.
+        schedule: how long, in words.
+        row: names of rows, one for each summary; those of one name are different seeds of it.
+        model: whose scores a summary contributes, one for each.
+        note: what a reader has to know besides.
+        summary: summary.csv of every run.
+        out: the table.
+        numbers: the same with all digits, one line for each row.
+
+    Raises:
+        SettingsError: no such table, a row it has not, lists that do not belong together.
+        FormatError: a summary that cannot be read.
+        DataError: a summary without the model.
+    """
+    import pandas as pd
+
+    from kdmvs.evaluation import paper_table
+    from kdmvs.formats.atomic import replacing
+    from kdmvs.tables import TABLES
+
+    if table not in TABLES:
+        raise SettingsError(f"--table: expected one of {', '.join(TABLES)}, found {table}")
+    if not len(row) == len(model) == len(summary):
+        raise SettingsError(
+            f"expected a row and a model for every summary, found --row {len(row)}, --model {len(model)}, "
+            f"--summary {len(summary)}"
+        )
+    unknown = sorted(set(row) - {known.name for known in TABLES[table].rows})
+    if unknown:
+        raise SettingsError(f"--row: expected rows of {table}, found {', '.join(unknown)}")
+    found: dict[str, list[dict[str, float | None]]] = {}
+    scans = set()
+    for name, of_model, path in zip(row, model, summary, strict=True):
+        try:
+            rows = pd.read_csv(path).set_index("model")
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise FormatError(f"{path}: expected a summary (CSV), found {reason}; run summarise again") from None
+        if of_model not in rows.index:
+            raise DataError(f"{path}: expected a row of {of_model}, found {', '.join(map(str, rows.index))}")
+        scores = rows.loc[of_model]
+        scans.add(int(scores["scans"]))
+        found.setdefault(name, []).append(
+            {key: None if pd.isna(scores.get(key)) else float(scores[key]) for key in TABLES[table].metrics}
+        )
+    written = paper_table.Written(TABLES[table], found)
+    seeds = len(next(iter(found.values())))
+    about = [
+        f"Experiment **{experiment}**, {', '.join(map(str, sorted(scans)))} evaluation scans, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. Recipe: {recipe}. Schedule: {schedule}.",
+        f"The paper: {TABLES[table].data}, whole epochs. Numbers can be compared only where data and schedule can.",
+        *(note or []),
+    ]
+    text = written.markdown(f"{table[:-1].capitalize()} {table[-1]}", about)
+    with replacing(out) as part:
+        part.write_text(text)
+    with replacing(numbers) as part:
+        written.numbers().to_csv(part, index=False)
+    print(text)

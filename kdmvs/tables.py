@@ -1,0 +1,252 @@
+"""The tables of the paper as experiments: which runs a table takes, and what the paper's own says.
+
+A table is planned where its name is a target (`snakemake table5`): its rows become variants of the run, one per seed,
+which share with it and with each other whatever they have in common. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdmvs.config import RunSettings
+from kdmvs.errors import SettingsError
+
+ASKED = "KDMVS_TABLES"
+"""The environment variable by which Snakemake's jobs know the tables that its command line has named."""
+
+CLOUD = ("accuracy", "completeness", "overall")
+MAPS = ("epe", "e1", "e3")
+F_SCORE = ("f",)
+SUPERVISED: Mapping[str, Any] = {
+    "rounds": 1,
+    "student.supervision.depth": "measured",
+    "student.supervision.mask": "all",
+    "student.loss.form": "l1",
+}
+"""A network trained on measured depth with l1, as the paper's baselines are."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row that is computed: its name, what its runs change, whose scores it shows, and what the paper has there.
+
+    `model` is `last` for the last round (or the teacher, where there is none), else a model's name. `paper` has one
+    number per metric of the table; none where the paper has no such row.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "last"
+    paper: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    `metrics` are columns of summary.csv. `order` says of which rows the paper's last metric descends strictly, as
+    places in `rows`; `others` are rows that the paper took from elsewhere.
+    """
+
+    caption: str
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    order: tuple[int, ...] = ()
+    others: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    data: str = "DTU, 22 scans"
+
+
+def _network(name: str) -> dict[str, Any]:
+    return {"teacher.network.name": name, "student.network.name": name}
+
+
+TABLES: Mapping[str, Table] = {
+    "table1": Table(
+        "Quantitative results on DTU evaluation set",
+        CLOUD,
+        (
+            Row("MVSNet, supervised", {**SUPERVISED, **_network("mvsnet")}, paper=(0.396, 0.527, 0.462)),
+            Row("CasMVSNet, supervised", SUPERVISED, paper=(0.325, 0.385, 0.355)),
+            Row("UCS-Net, supervised", {**SUPERVISED, **_network("ucsnet")}, paper=(0.338, 0.349, 0.344)),
+            Row("Ours + MVSNet", _network("mvsnet"), paper=(0.424, 0.426, 0.425)),
+            Row("Ours + CasMVSNet", {}, paper=(0.359, 0.295, 0.327)),
+        ),
+        others=(
+            ("Gipuma", (0.283, 0.873, 0.578)),
+            ("COLMAP", (0.400, 0.664, 0.532)),
+            ("AA-RMVSNet, supervised", (0.376, 0.339, 0.357)),
+            ("Unsup_MVS", (0.881, 1.073, 0.977)),
+            ("MVS2", (0.760, 0.515, 0.637)),
+            ("M3VSNet", (0.636, 0.531, 0.583)),
+            ("JDACS", (0.571, 0.515, 0.543)),
+            ("Self-supervised-CVP-MVSNet", (0.308, 0.418, 0.363)),
+            ("U-MVS + MVSNet", (0.470, 0.430, 0.450)),
+            ("U-MVS + CasMVSNet", (0.354, 0.354, 0.354)),
+        ),
+    ),
+    "table4": Table(
+        "Predicted depth maps on BlendedMVS validation set",
+        MAPS,
+        (
+            Row("CasMVSNet, supervised", SUPERVISED, paper=(1.43, 19.01, 9.77)),
+            Row("Ours + CasMVSNet", {}, paper=(1.04, 10.17, 4.94)),
+        ),
+        others=(
+            ("MVSNet, supervised", (1.49, 21.98, 8.32)),
+            ("CVP-MVSNet, supervised", (1.90, 19.73, 10.24)),
+            ("Vis-MVSNet, supervised", (1.47, 15.14, 5.13)),
+            ("EPP-MVSNet, supervised", (1.17, 12.66, 6.20)),
+        ),
+        data="BlendedMVS, 7 validation scans",
+    ),
+    "table5": Table(
+        "Ablation study on loss for self-supervised training stage (teacher)",
+        CLOUD,
+        (
+            Row(
+                "photometric",
+                {"rounds": 0, "teacher.loss.featuremetric_weight": 0.0},
+                paper=(0.489, 0.501, 0.495),
+            ),
+            Row(
+                "photometric + external features",
+                {"rounds": 0, "teacher.loss.featuremetric_weight": 0.0, "teacher.loss.external_weight": "internal"},
+                paper=(0.477, 0.441, 0.459),
+            ),
+            Row("photometric + internal features", {"rounds": 0}, paper=(0.457, 0.399, 0.428)),
+        ),
+        order=(0, 1, 2),
+    ),
+    "table6": Table(
+        "Ablation study on the number of rounds of distillation",
+        CLOUD,
+        tuple(
+            Row(f"{number} round{'s' if number > 1 else ''}", {"rounds": 4}, f"round{number}", paper)
+            for number, paper in enumerate(
+                ((0.387, 0.334, 0.361), (0.359, 0.295, 0.327), (0.357, 0.298, 0.327), (0.358, 0.297, 0.328)), start=1
+            )
+        ),
+        order=(0, 1),
+    ),
+    "table7": Table(
+        "Ablation study on the main factor of effectiveness",
+        CLOUD,
+        (
+            Row("(1) all pixels, measured depth, l1", SUPERVISED, paper=(0.358, 0.346, 0.352)),
+            Row(
+                "(2) validated, measured depth, l1",
+                {
+                    "student.supervision.depth": "measured",
+                    "student.supervision.mask": "validated",
+                    "student.loss.form": "l1",
+                },
+                paper=(0.352, 0.334, 0.343),
+            ),
+            Row("(3) validated, validated depth, l1", {"student.loss.form": "l1"}, paper=(0.361, 0.331, 0.346)),
+            Row("(4) validated, validated depth, distillation", {}, paper=(0.359, 0.295, 0.327)),
+        ),
+        order=(0, 1, 3),
+    ),
+}
+"""The paper's tables whose rows are trained here (paper.txt, tables 1, 4 to 7)."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run of a row: the row, its seed, and the variant that computes it."""
+
+    row: Row
+    seed: int
+    variant: str
+
+
+def asked(arguments: Sequence[str], run: RunSettings) -> tuple[str, ...]:
+    """The tables that a command line names, that a job's Snakemake has named, and that the run's settings name.
+
+    The environment of what is started from here will name them.
+
+    Raises:
+        SettingsError: the settings name a table that does not exist.
+    """
+    wrong = [name for name in run.tables.planned if name not in TABLES]
+    if wrong:
+        raise SettingsError(f"tables.planned: expected some of {', '.join(TABLES)}, found {', '.join(wrong)}")
+    named = {*arguments, *run.tables.planned, *os.environ.get(ASKED, "").split()}
+    found = tuple(name for name in TABLES if name in named)
+    if found:
+        os.environ[ASKED] = " ".join(found)
+    return found
+
+
+def runs_of(table: str, run: RunSettings) -> Iterator[Trained]:
+    """The runs of a table, row by row, seed by seed; rows of the same changes share them."""
+    kinds: list[dict[str, Any]] = []
+    for row in TABLES[table].rows:
+        changes = dict(row.changes)
+        if changes not in kinds:
+            kinds.append(changes)
+        for seed in run.tables.seeds:
+            yield Trained(row, seed, f"{table}-{_word(kinds.index(changes), table)}-seed{seed}")
+
+
+def _word(number: int, table: str) -> str:
+    """A row's part of a folder's name: `table7-row2-seed0`, or of rows that are one training `rounds`."""
+    return "rounds" if table == "table6" else f"row{number + 1}"
+
+
+def with_tables(run: RunSettings, names: Sequence[str]) -> RunSettings:
+    """The run with a variant for every training of some tables.
+
+    Raises:
+        SettingsError: what a table needs is not said, or a change does not validate.
+    """
+    from kdmvs.config import parse
+
+    variants: dict[str, dict[str, Any]] = dict(run.variants)
+    for name in names:
+        for trained in runs_of(name, run):
+            changes: dict[str, Any] = {**run.tables.changes.get(name, {}), **trained.row.changes, "seed": trained.seed}
+            if "teacher.loss.external_weight" in changes:
+                changes |= _external(name, run)
+            variants[trained.variant] = changes
+    if len(variants) == len(run.variants):
+        return run
+    values = run.model_dump()
+    return parse(RunSettings, {**values, "variants": variants}, f"tables ({', '.join(names)})")
+
+
+def _external(table: str, run: RunSettings) -> dict[str, Any]:
+    """External features: as heavy as the internal ones are in this run, from the file that the settings name."""
+    given = run.tables.external_features
+    if given is None:
+        raise SettingsError(
+            f"tables.external_features: {table} needs torchvision's weights of ResNet-18; set it to their file "
+            "(resnet18-f37072fd.pth), or to `random` for a network that has learned nothing, which the table will say"
+        )
+    source = {"teacher.loss.external_random": True} if given == "random" else {"teacher.loss.external_weights": given}
+    return {"teacher.loss.external_weight": run.teacher.loss.featuremetric_weight, **source}
+
+
+def is_of_table(variant: str) -> bool:
+    """Whether a variant is a table's and not the user's own."""
+    return re.match(r"table\d-(row\d+|rounds)-seed\d+$", variant) is not None
+
+
+def notes_of(table: str, run: RunSettings) -> list[str]:
+    """What a reader of the table has to know of its rows."""
+    if run.tables.external_features == "random" and any(
+        "teacher.loss.external_weight" in r.changes for r in TABLES[table].rows
+    ):
+        return [
+            "The external features are those of a ResNet-18 with random weights, which was asked for: not the paper's."
+        ]
+    return []
+
+
+def model_of(row: Row, run: RunSettings) -> str:
+    """The model whose scores a row shows."""
+    return run.last() if row.model == "last" else row.model

@@ -1,0 +1,174 @@
+"""The paper's tables: rows as variants of a run, and the numbers beside them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from kdmvs import tables
+from kdmvs.config import RunSettings, parse
+from kdmvs.errors import DataError, SettingsError
+from kdmvs.evaluation.paper_table import Written
+from kdmvs.stages import tabulate
+from kdmvs.tables import TABLES, Row, Table, model_of, runs_of, with_tables
+from kdmvs.variants import Plan
+
+LEAST: dict[str, Any] = {
+    "experiment": "e",
+    "dataset": {"kind": "synthetic"},
+    "scans": {"training": ["a"], "evaluation": ["b"]},
+    "tables": {"external_features": "random"},
+}
+
+
+def run(**given: Any) -> RunSettings:
+    return parse(RunSettings, {**LEAST, **given}, "run")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_every_table_is_a_run_that_validates(name: str) -> None:
+    planned = with_tables(run(), [name])
+    plan = Plan(planned)
+    for trained in runs_of(name, planned):
+        model = model_of(trained.row, plan.experiments[trained.variant])
+        assert plan.place(trained.variant, "evaluation", model)
+        assert tables.is_of_table(trained.variant)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_the_paper_has_a_number_per_metric(name: str) -> None:
+    table = TABLES[name]
+    assert all(row.paper is not None and len(row.paper) == len(table.metrics) for row in table.rows)
+    assert all(len(numbers) == len(table.metrics) for _, numbers in table.others)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_overall_of_the_paper_is_the_mean_of_its_two_others(name: str) -> None:
+    """To the last digit printed, but for rounding: a slip in typing the table would show."""
+    if TABLES[name].metrics == tables.CLOUD:
+        numbers = [row.paper for row in TABLES[name].rows if row.paper] + [n for _, n in TABLES[name].others]
+        assert all(abs((a + c) / 2 - overall) <= 0.00101 for a, c, overall in numbers)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_order_that_is_checked_is_the_papers(name: str) -> None:
+    rows = [TABLES[name].rows[k].paper for k in TABLES[name].order]
+    last = [numbers[-1] for numbers in rows if numbers]
+    assert all(later < earlier for earlier, later in itertools.pairwise(last))
+
+
+def test_a_row_that_is_the_run_itself_shares_all_with_it() -> None:
+    plan = Plan(with_tables(run(rounds=4), ["table6"]))
+    assert plan.place("table6-rounds-seed0", "evaluation", "round3") == "round3"
+    assert plan.place("table6-rounds-seed1", "evaluation", "round3") == "table6-rounds-seed1/round3"
+
+
+def test_rows_of_a_table_share_their_teacher() -> None:
+    plan = Plan(with_tables(run(), ["table7"]))
+    teachers = {plan.place(f"table7-row{row}-seed1", "labels", "teacher") for row in (2, 3, 4)}
+    assert len(teachers) == 1
+
+
+def test_measured_depth_alone_needs_no_teacher() -> None:
+    experiment = with_tables(run(), ["table7"]).experiments()["table7-row1-seed0"]
+    assert experiment.models() == experiment.trained() == ("round1",)
+
+
+def test_external_features_weigh_what_the_internal_ones_do_in_the_run() -> None:
+    found = with_tables(run(teacher={"loss": {"featuremetric_weight": 0.7}}), ["table5"])
+    loss = found.experiments()["table5-row2-seed0"].teacher.loss
+    assert (loss.external_weight, loss.featuremetric_weight, loss.external_random) == (0.7, 0, True)
+
+
+def test_external_features_that_nobody_named_are_refused_with_what_to_do() -> None:
+    with pytest.raises(SettingsError, match=r"tables.external_features: table5 needs .* or to `random`"):
+        with_tables(run(tables={}), ["table5"])
+
+
+def test_a_command_line_names_tables_and_its_jobs_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tables.ASKED, "")
+    assert tables.asked(["table6", "--cores", "2"], run()) == ("table6",)
+    assert tables.asked(["--target-jobs", "student:"], run()) == ("table6",)
+
+
+def test_a_run_without_tables_is_the_run() -> None:
+    found = run()
+    assert with_tables(found, []) is found
+
+
+TABLE = Table(
+    "a caption", ("accuracy", "overall"), (Row("one", paper=(1.0, 2.0)), Row("two", paper=(1.5, 1.0))), order=(0, 1),
+    others=(("theirs", (3.0, 4.0)),),
+)  # fmt: skip
+
+
+def test_a_row_is_mean_and_deviation_beside_the_paper_and_shares_can_be_compared() -> None:
+    runs = {
+        "one": [{"accuracy": 1.0, "overall": 4.0}, {"accuracy": 3.0, "overall": 6.0}],
+        "two": [{"accuracy": 2.0, "overall": 4.0}, {"accuracy": 2.0, "overall": 5.0}],
+    }
+    written = Written(TABLE, runs)
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in written.markdown("Table 0", ["about"]).splitlines()
+        if line.startswith("| ")
+    ]
+    assert cells[0] == ["", "Acc.", "Overall", "Overall, change", "paper Acc.", "paper Overall", "paper, change"]
+    assert cells[2] == ["one", "2 ± 1.4", "5 ± 1.4", "+0.0 %", "1", "2", "+0.0 %"]
+    assert cells[3] == ["two", "2 ± 0", "4.5 ± 0.71", "-10.0 %", "1.5", "1", "-50.0 %"]
+    assert cells[4] == ["theirs", "-", "-", "-", "3", "4", "-"]
+    assert "holds in the mean, and with 1 of 2 seeds" in written.findings()[0]
+
+
+def test_an_order_that_is_not_the_papers_is_said() -> None:
+    runs = {"one": [{"accuracy": 1.0, "overall": 1.0}], "two": [{"accuracy": 1.0, "overall": 2.0}]}
+    assert "does not hold in the mean, and with 0 of 1 seeds" in Written(TABLE, runs).findings()[0]
+
+
+def test_a_row_without_truth_is_a_dash_and_no_finding() -> None:
+    runs = {"one": [{"accuracy": None, "overall": None}], "two": [{"accuracy": 1.0, "overall": 2.0}]}
+    written = Written(TABLE, runs)
+    assert "| one    | -" in written.markdown("Table 0", [])
+    assert not written.findings()
+
+
+def summary(path, **models: float):
+    rows = [
+        {"model": name, "scans": 3, "accuracy": 1.0, "completeness": 1.0, "overall": v} for name, v in models.items()
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_a_table_says_whose_numbers_it_holds(tmp_path, capsys) -> None:
+    names = [row.name for row in TABLES["table6"].rows]
+    models = [row.model for row in TABLES["table6"].rows]
+    path = summary(tmp_path / "summary.csv", round1=4.0, round2=3.0, round3=3.0, round4=3.0)
+    tabulate.run(
+        "table6", "demo", "short; fusion.least_votes=3", "teacher 3 epochs", names, models, ["a note"], [path] * 4,
+        tmp_path / "table6.md", tmp_path / "table6.csv",
+    )  # fmt: skip
+    text = (tmp_path / "table6.md").read_text()
+    for part in (
+        "**demo**, 3 evaluation scans, 1 seed.",
+        "short; fusion.least_votes=3",
+        "teacher 3 epochs",
+        "a note",
+        "DTU",
+    ):
+        assert part in text
+    assert text in capsys.readouterr().out
+    numbers = pd.read_csv(tmp_path / "table6.csv")
+    assert numbers["overall"].tolist() == [4, 3, 3, 3]
+    assert numbers["overall_paper"].tolist() == [0.361, 0.327, 0.327, 0.328]
+
+
+def test_a_summary_without_the_model_is_one_line_that_names_it(tmp_path) -> None:
+    path = summary(tmp_path / "summary.csv", teacher=4.0)
+    arguments = ("table6", "e", "r", "s", ["1 round"], ["round1"], None, [path], tmp_path / "a.md", tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"summary.csv: expected a row of round1, found teacher"):
+        tabulate.run(*arguments)
+    assert not (tmp_path / "a.md").exists()

@@ -1,0 +1,43 @@
+# The tables of the paper that are asked for: `snakemake table5`. Their rows are variants of the run (kdmvs/tables.py).
+for table in ASKED:
+    runs = list(runs_of(table, PLAN.experiments[""]))
+
+    rule:
+        name:
+            table
+        input:
+            [below(PLAN.place(run.variant, "summary"), "summary.csv") for run in runs],
+        output:
+            table=report(
+                f"<results>/tables/{table}.md",
+                category="Tables",
+                labels={"experiment": RUN.experiment, "shows": f"{table} of the paper"},
+                caption="../report/table.rst",
+            ),
+            numbers=f"<results>/tables/{table}.csv",
+        log:
+            f"<results>/logs/tables/{table}.log",
+        benchmark:
+            f"<results>/benchmarks/tables/{table}.tsv"
+        localrule: True
+        conda:
+            "../../envs/kdmvs.yaml"
+        threads: threads_of("tabulate", 1)
+        resources:
+            **resources_of("tabulate", mem_mb=2000, minutes=10),
+        params:
+            table=table,
+            experiment=RUN.experiment,
+            recipe=recipe_in_words(RUN),
+            schedule=schedule_in_words(RUN),
+            rows=[run.row.name for run in runs],
+            models=[model_of(run.row, PLAN.experiments[run.variant]) for run in runs],
+            notes=notes_of(table, RUN),
+            code=code("tabulate"),
+        message:
+            "{params.table} of the paper: " + TABLES[table].caption
+        shell:
+            "python -m kdmvs.gpu 0 -- python -m kdmvs tabulate --table {params.table:q}"
+            " --experiment {params.experiment:q} --recipe {params.recipe:q} --schedule {params.schedule:q}"
+            " --row {params.rows:q} --model {params.models:q} --note {params.notes:q} --summary {input:q}"
+            " --out {output.table:q} --numbers {output.numbers:q} 2>&1 | tee -i {log:q}"
