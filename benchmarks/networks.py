@@ -97,7 +97,7 @@ def losses(of: ViewGroup, model: str) -> tuple[Callable[[Any], Tensor], Callable
             lambda levels: reconstruction_loss(levels, of, **settings, read_out="expectation")["loss"],
             lambda levels: plain.teacher_loss(levels, of, *weights),
         )
-    settings = StudentLossSettings().model_dump()
+    settings = StudentLossSettings().model_dump(include={"target", "variance_floor", "least_probability"})
     shape = (of.images.shape[0], *of.images.shape[-2:])
     generator = torch.Generator().manual_seed(1)
     label = PseudoLabel(

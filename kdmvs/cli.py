@@ -41,16 +41,16 @@ STAGES = (
     "curves",
     "summarise",
     "compare",
+    "tabulate",
     "figure_features",
     "figure_warping",
     "figure_check",
     "figure_clouds",
     "figure_depth",
-    "tabulate",
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
-ALONE = ("export",)
+ALONE = ("export", "bundle")
 """Stages that no rule of the workflow calls."""
 
 MAKE_ROOM = "make room and start again; what is finished is kept"

@@ -47,6 +47,11 @@ Side = Annotated[int, Field(ge=32, multiple_of=32)]
 Hypotheses = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
+def canonical(values: Mapping[str, Any]) -> str:
+    """One JSON string for equal values."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused, numbers finite."""
 
@@ -54,7 +59,7 @@ class Settings(BaseModel):
 
     def canonical(self) -> str:
         """One JSON string for equal settings, whatever way they were written: what a rule carries and a stage gets."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return canonical(self.model_dump(mode="json"))
 
 
 class SyntheticSettings(Settings):
@@ -191,7 +196,14 @@ class DtuSettings(FolderSettings):
         "none: they are read from `root`.",
     )
     reference_root: str | None = Field(
-        None, description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl); none: there are none."
+        None,
+        description="Folder of the measured clouds, stlSSS_total.ply (DTU's Points/stl), of the scans that are scored; "
+        "none: there are none.",
+    )
+    observability_root: str | None = Field(
+        None,
+        description="Folder of ObsMaskS_10.mat and PlaneS.mat (DTU's ObsMask), which `evaluation.protocol: dtu` asks "
+        "for; none: there are none.",
     )
     depth_line: Literal["auto", "interval", "maximum"] = Field(
         "auto", description="Meaning of the second number of a two-number depth line (`maximum` for PatchmatchNet's)."
@@ -319,10 +331,50 @@ DatasetSettings = Annotated[
 ]
 
 
-class CasMVSNetSettings(Settings):
-    """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
+class CascadeSettings(Settings):
+    """What the cascades of three cost volumes have in common."""
 
     levels: ClassVar[int] = 3
+    name: str
+    hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses]
+    base_planes: int = Field(
+        192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
+    )
+    feature_channels: Channels = Field(8, description="Channels of the finest features; 16 and 32 follow for 8.")
+    regulariser_channels: tuple[Channels, Channels, Channels] = Field(
+        (8, 8, 8), description="Base channels of the cost regularisation per level."
+    )
+    cost: Literal["variance", "group_correlation"] = Field(
+        "variance",
+        description="Cost of a hypothesis: variance over the views (MVSNet), or correlation with the reference in "
+        "groups of channels, mean over the sources that see the point (Guo et al. 2019). Not of the paper.",
+    )
+    groups: int = Field(
+        8,
+        ge=1,
+        description="Groups of `cost: group_correlation` (CasMVSNet_pl: 8), at most one per channel; they divide the "
+        "channels.",
+    )
+    visibility: bool = Field(
+        False,
+        description="Weight the sources per pixel by how sure each of them is of a depth (after Vis-MVSNet, 2020); "
+        "the cost is then the mean over pairs. Not of the paper.",
+    )
+    read_out: Literal["expectation", "winner"] = Field(
+        "expectation", description="Depth of a level: expectation (as published) or the likeliest (released student)."
+    )
+
+    @model_validator(mode="after")
+    def _groups_divide_the_channels(self) -> CascadeSettings:
+        for channels in (self.feature_channels, 2 * self.feature_channels, 4 * self.feature_channels):
+            if self.cost == "group_correlation" and channels % min(self.groups, channels):
+                raise ValueError(f"groups: {self.groups} do not divide {channels} feature channels")
+        return self
+
+
+class CasMVSNetSettings(CascadeSettings):
+    """CasMVSNet (Gu et al., CVPR 2020): a cascade of three cost volumes."""
+
     name: Literal["casmvsnet"] = "casmvsnet"
     hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
         (48, 32, 8), description="Depth hypotheses per level, multiples of 8."
@@ -332,24 +384,31 @@ class CasMVSNetSettings(Settings):
         description="Spacing of a level's hypotheses in base intervals; the first level spans the whole range. The "
         "interval decays by 0.25 and 0.5 (paper 4.2).",
     )
-    base_planes: int = Field(
-        192, ge=2, description="The base interval is the depth range divided by this number (networks.md 6.4)."
-    )
-    feature_channels: Channels = Field(8, description="Channels of the finest features; 16 and 32 follow for 8.")
-    regulariser_channels: tuple[Channels, Channels, Channels] = Field(
-        (8, 8, 8), description="Base channels of the cost regularisation per level."
-    )
     extra_convolution: bool = Field(
         False, description="One more 3D convolution before each regulariser, as the released KD-MVS student has."
-    )
-    read_out: Literal["expectation", "winner"] = Field(
-        "expectation", description="Depth of a level: expectation (CasMVSNet) or the likeliest (released student)."
     )
     uncertainty: bool = Field(
         False,
         exclude_if=lambda value: not value,  # so that strings of settings are those from before there was this key
         description="A log variance per pixel and level, by the UncertaintyNets of the released KD-MVS teacher; only "
         "`teacher.loss.form: released` trains them.",
+    )
+
+
+class UCSNetSettings(CascadeSettings):
+    """UCS-Net (Cheng et al., CVPR 2020): ranges by the variance of the level before; other keys as CasMVSNet's."""
+
+    name: Literal["ucsnet"] = "ucsnet"
+    hypotheses: tuple[Hypotheses, Hypotheses, Hypotheses] = Field(
+        (64, 32, 8), description="Depth hypotheses per level, multiples of 8."
+    )
+    deviations: Positive = Field(
+        1.5, description="lambda: a level looks this many standard deviations before and behind the depth it gets."
+    )
+    least_spacing: Positive = Field(
+        0.05,
+        description="Least spacing of a level's hypotheses in base intervals, where the level before is sure of its "
+        "depth; the paper has none.",
     )
 
 
@@ -375,14 +434,18 @@ def _has_uncertainty(network: Settings) -> bool:
     return bool(getattr(network, "uncertainty", False))
 
 
-NetworkSettings = Annotated[CasMVSNetSettings | MVSNetSettings, Field(discriminator="name"), BeforeValidator(_named)]
+NetworkSettings = Annotated[
+    CasMVSNetSettings | MVSNetSettings | UCSNetSettings, Field(discriminator="name"), BeforeValidator(_named)
+]
 
 
 class PublishedSettings(Settings):
     """What the entries of a published checkpoint do not say of its network; none: as it was published."""
 
     hypotheses: tuple[Hypotheses, ...] | None = Field(
-        None, description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet)."
+        None,
+        description="Depth hypotheses per level; none: 48, 32, 8 (CasMVSNet and KD-MVS), 192 (MVSNet), "
+        "64, 32, 8 (UCS-Net).",
     )
     interval_ratios: tuple[Positive, ...] | None = Field(
         None,
@@ -390,6 +453,9 @@ class PublishedSettings(Settings):
     )
     base_planes: int | None = Field(
         None, ge=2, description="The base interval is the depth range divided by this number; none: 192."
+    )
+    deviations: Positive | None = Field(
+        None, description="Standard deviations that a level of UCS-Net looks around a depth; none: 1.5."
     )
     read_out: Literal["expectation", "winner"] | None = Field(
         None, description="Depth of a level; none: the likeliest for KD-MVS students, else the expectation."
@@ -422,6 +488,16 @@ class ExportSettings(Settings):
 
     layout: Literal["mvsnet", "colmap"] = Field("mvsnet", description="MVSNet's folders, or a workspace of COLMAP.")
     points: int = Field(20000, ge=0, description="Most points of the cloud in COLMAP's sparse model.")
+
+
+class BundleSettings(Settings):
+    """Clouds and trajectories of the hidden scenes of Tanks and Temples, for the site."""
+
+    images: dict[ScanName, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="Photographs of a scene, as many poses as its .log must have; a scene that is not here: as the "
+        "data set's own .log has, else up to the scan's last photograph.",
+    )
 
 
 class SourceSelection(Settings):
@@ -501,12 +577,6 @@ class TeacherLossSettings(Settings):
             key = "external_weight" if self.external_weight else "feature_gradient"
             raise ValueError(f"loss.{key}: the released form has none; leave it out, or take form: consistency")
         return self
-
-    def arguments(self) -> dict[str, Any]:
-        """What the form's loss function takes of these settings, by name."""
-        both = ("photometric_weight", "featuremetric_weight", "best_sources", "ssim_weight", "smoothness_weight")
-        own = {"consistency": ("feature_gradient", "external_weight"), "released": ("log_variance_weight", "range_mm")}
-        return {name: getattr(self, name) for name in (*both, *own[self.form])}
 
 
 class SupervisionSettings(Settings):
@@ -686,6 +756,7 @@ class TeacherSettings(Settings):
             raise ValueError("network.uncertainty: only loss.form: released trains it; take that, or leave it out")
         return self
 
+    @property
     def files(self) -> tuple[str, ...]:
         """Files that the training reads beside its scans."""
         external = self.loss.external_weights if self.loss.external_weight else None
@@ -713,6 +784,7 @@ class StudentSettings(Settings):
             raise ValueError("network.uncertainty: nothing trains it in a student; leave it out")
         return self
 
+    @property
     def files(self) -> tuple[str, ...]:
         """Files that the training reads beside its scans and labels."""
         return () if self.initial is None else (self.initial,)
@@ -721,12 +793,6 @@ class StudentSettings(Settings):
     def needs_labels(self) -> bool:
         """Whether a training reads pseudo labels: not where it learns measured depth wherever that is known."""
         return self.supervision.depth == "validated" or self.supervision.mask == "validated"
-
-    @property
-    def level_weights(self) -> tuple[float, ...]:
-        """Of every level of the network."""
-        given = self.loss.level_weights or ((0.5, 1.0, 2.0) if self.loss.form == "l1" else (1.0, 1.0, 1.0))
-        return given[-self.network.levels :]
 
     @model_validator(mode="after")
     def _every_level_has_a_variance_floor(self) -> StudentSettings:
@@ -829,9 +895,77 @@ class FusionSettings(Settings):
     disparity_px: Positive = Field(0.25, description="Largest disparity difference in px (gipuma).")
 
 
-class EvaluationSettings(Settings):
-    """Clouds against a reference cloud, depth maps against measured depth."""
+class DtuProtocolSettings(Settings):
+    """DTU's own procedure for clouds; the defaults are its constants (Jensen et al., its MATLAB code), in mm."""
 
+    thinning: Positive = Field(
+        0.2, description="Thin the cloud to one point per ball of this radius; the reference is thin."
+    )
+    cutoff: Positive = Field(20.0, description="Distances from here on are dropped and counted.")
+    block: Positive = Field(
+        60.0,
+        description="Side of the blocks from the lower corner of the bounding box; a point outside all blocks, or "
+        "farther than this from the other cloud, is as far as this.",
+    )
+
+    @model_validator(mode="after")
+    def _drops_what_is_too_far_to_be_told(self) -> DtuProtocolSettings:
+        if self.cutoff > self.block:
+            raise ValueError(
+                f"evaluation.dtu.cutoff: expected at most the block, {self.block:g}, beyond which the procedure knows "
+                f"no distances, found {self.cutoff:g}"
+            )
+        return self
+
+
+class DarmonProtocolSettings(Settings):
+    """Errors of depth maps in steps of the depth range (Darmon et al. 2021); the defaults are their constants."""
+
+    planes: int = Field(128, ge=2, description="A step is the reference's depth range divided by this number.")
+    sources: int = Field(4, ge=1, description="A reference with fewer neighbours is left out (N - 1; N = 5).")
+    thresholds: tuple[Positive, ...] = Field((1.0, 3.0), description="e1 and e3: percentage with a larger error.")
+
+
+class TanksProtocolSettings(Settings):
+    """The F-score of Tanks and Temples' toolbox; its other numbers are constants of the procedure."""
+
+    tau: Positive | None = Field(
+        None,
+        description="Distance in metres within which a point counts; none: the scene's own (0.003 to 0.025), which "
+        "only the seven training scenes have.",
+    )
+
+
+class Eth3dProtocolSettings(Settings):
+    """Accuracy, completeness and F1 of ETH3D's evaluation program."""
+
+    tolerances: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+        description="Distances in metres within which a point counts (its README); the ranking is at 0.02.",
+    )
+
+
+class EvaluationSettings(Settings):
+    """Clouds against a reference cloud, depth maps against measured depth (docs/evaluation.md)."""
+
+    protocol: Literal["plain", "dtu", "tanks_and_temples", "eth3d"] = Field(
+        "plain",
+        description="How clouds are scored: plain distances of thinned clouds, DTU's procedure with its masks, the "
+        "F-score of Tanks and Temples, ETH3D's accuracy and completeness. A scan without what a protocol asks for is "
+        "an error.",
+    )
+    dtu: DtuProtocolSettings = DtuProtocolSettings()
+    tanks_and_temples: TanksProtocolSettings = TanksProtocolSettings()
+    eth3d: Eth3dProtocolSettings = Eth3dProtocolSettings()
+    depth_protocol: Literal["relative", "darmon"] = Field(
+        "relative",
+        description="How depth maps are scored: errors in scan units and relative ones, over all pixels; `darmon` adds "
+        "BlendedMVS's EPE, e1 and e3 per image.",
+    )
+    darmon: DarmonProtocolSettings = DarmonProtocolSettings()
+    depth_error_thresholds: tuple[Positive, ...] = Field(
+        (), description="Share of pixels with a larger absolute depth error, in scan units (DTU: 2, 4, 8)."
+    )
     thinning: float | None = Field(
         None,
         gt=0,
@@ -851,6 +985,16 @@ class EvaluationSettings(Settings):
         (0.01, 0.02, 0.05), description="Share of pixels within these relative depth errors."
     )
     seed: int = Field(0, ge=0, description="Seed of the order in which points are thinned.")
+
+    @model_validator(mode="after")
+    def _has_one_thinning(self) -> EvaluationSettings:
+        for key in ("thinning", "cutoff"):
+            if self.protocol != "plain" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"evaluation.{key}: it is the plain protocol's, found with protocol {self.protocol}, which has its "
+                    f"own numbers, see evaluation.{self.protocol}; leave it out"
+                )
+        return self
 
 
 class FigureSettings(Settings):
@@ -872,11 +1016,13 @@ class FigureSettings(Settings):
     )
     external_weights: str | None = Field(
         None,
-        description="torchvision's weights file of ResNet-18, whose features figure 3 shows beside the network's own, "
-        "relative to the working directory; none: the picture goes without external features, and says so.",
+        description="torchvision's weights file of ResNet-18, relative to the working directory: figure 3 shows its "
+        "features beside the network's own, and a row of table 5 trains with them. Without it the picture goes "
+        "without, and says so; the table is refused.",
     )
     external_random: bool = Field(
-        False, description="In figure 3 features of a ResNet-18 with random weights, which its title says: a control."
+        False,
+        description="There features of a ResNet-18 with random weights, which picture and table say: a control.",
     )
     threshold: Positive | None = Field(
         None,
@@ -889,11 +1035,6 @@ class FigureSettings(Settings):
         if self.external_weights is not None and self.external_random:
             raise ValueError("figures: expected external_weights or external_random, found both; give one")
         return self
-
-    def of(self, rule: str) -> str:
-        """The canonical string of the keys that one rule's stage reads."""
-        keys = set(FIGURES_READ[rule])
-        return json.dumps(self.model_dump(mode="json", include=keys), sort_keys=True, separators=(",", ":"))
 
 
 FIGURES_READ = {
@@ -1008,11 +1149,6 @@ class TablesSettings(Settings):
         (0, 1, 2),
         min_length=1,
         description="Every row is trained once with each of these seeds; the table has mean and spread.",
-    )
-    external_features: str | None = Field(
-        None,
-        description="torchvision's weights file of ResNet-18, for the external features of table 5 and figure 3; "
-        "`random`: a network that has learned nothing, and the table says so.",
     )
     changes: dict[str, dict[str, Any]] = Field(
         {}, description="Per table, what all its runs change, e.g. `table7: {rounds: 1}`; the keys of `variants`."
@@ -1165,6 +1301,17 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _the_protocol_has_its_truth(self) -> RunSettings:
+        if self.evaluation.protocol == "dtu" and isinstance(self.dataset, DtuSettings):
+            for key in ("reference_root", "observability_root"):
+                if getattr(self.dataset, key) is None:
+                    raise ValueError(
+                        f"evaluation.protocol: dtu asks for dataset.{key}, found none; name DTU's folder or take the "
+                        "plain protocol"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _figures_show_scans_of_the_run(self) -> RunSettings:
         fused = "evaluation" if self.scans.evaluation else "training"
         for key, among in (("scan", fused), ("labelled_scan", "training")):
@@ -1182,8 +1329,7 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _variants_are_experiments(self) -> RunSettings:
         taken = re.compile(
-            r"scans|figures|clouds|tables|paper_figures|logs|benchmarks|teacher|control|ensemble|round\d+"
-            r"|.*\.(csv|png|html|pt)"
+            r"scans|figures|clouds|tables|paper_figures|logs|benchmarks|teacher|control|ensemble|round\d+|.*\.(csv|png|html|pt)"
         )
         changes = self.changes()
         identifiers = [re.sub(r"\W", "_", name) for name in changes]
@@ -1221,10 +1367,13 @@ class RunSettings(Settings):
         found = {"": self}
         for name, changes in self.changes().items():
             values = copy.deepcopy(common)
-            for key, value in changes.items():
+            for key, value in sorted(changes.items(), key=lambda item: not item[0].endswith(NETWORK_NAME)):
                 if key.split(".")[0] not in VARYING:
                     raise ValueError(f"variants.{name}: {key} is common to all variants; make it a run of its own")
                 try:
+                    section = key.removesuffix(NETWORK_NAME)
+                    if section != key and values.get(section, {}).get("network", {}).get("name") != value:
+                        values[section]["network"] = {}  # what is said of the run's own network is not said of another
                     put(values, key, value)
                 except ValueError as error:
                     raise ValueError(f"variants.{name}: {error}") from None
@@ -1301,7 +1450,12 @@ class RunSettings(Settings):
             "fuse": self.fusion,
             "evaluate": self.evaluation,
         }
-        return self.figures.of(rule) if rule in FIGURES_READ else sections[rule].canonical()
+        if rule in FIGURES_READ:
+            return canonical(self.figures.model_dump(mode="json", include=set(FIGURES_READ[rule])))
+        return sections[rule].canonical()
+
+
+NETWORK_NAME = ".network.name"
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:

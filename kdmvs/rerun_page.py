@@ -34,10 +34,13 @@ ANOTHER: dict[str, Any] = {
     "dataset.root": "elsewhere",
     "teacher.optimiser.crop": [32, 64],
     "student.optimiser.crop": [32, 64],
+    "student.loss.level_weights": [1.0, 1.0, 2.0],
+    "student.loss.released.label_range": [0.1, 0.9],
     "consistency.least_votes": 1,
     "teacher.loss.external_weights": "resnet18.pth",
     "teacher.initial": "before.pt",
     "student.initial": "before.pt",
+    "evaluation.depth_error_thresholds": [2.0],
 }
 """Values where the rule for making another one would give one that is refused."""
 

@@ -45,6 +45,7 @@ class Scan:
         self.digest: str = manifest["digest"]
         self._reference: str | None = manifest["reference"]
         self._sparse: str | None = manifest["sparse"]
+        self._truth: dict[str, str] = manifest.get("truth", {})
         self._views: list[dict[str, Any]] = manifest["views"]
         missing = [path for view in self._views for path in view["lights"] if not (folder / path).is_file()]
         if missing:
@@ -164,6 +165,19 @@ class Scan:
     def reference_cloud(self) -> PointCloud | None:
         """The cloud to score against, in scan units and the scan's frame; None where the scan has none."""
         return None if self._reference is None else read_ply(self.folder / self._reference, self.origin)
+
+    def truth(self, name: str) -> Path | None:
+        """A file that an evaluation asks for, e.g. DTU's `observability`; None where the scan has none of that name.
+
+        Raises:
+            DataError: scan.json names one that is not there.
+        """
+        if name not in self._truth:
+            return None
+        path = self.folder / self._truth[name]
+        if not path.is_file():
+            raise DataError(f"{path}: expected a file that scan.json names, found none; prepare the scan again")
+        return path
 
     def sparse(self) -> SparsePoints | None:
         """The points of structure from motion, in scan units and the scan's frame; None where the scan has none."""

@@ -221,13 +221,14 @@ def with_tables(run: RunSettings, names: Sequence[str]) -> RunSettings:
 
 def _external(table: str, run: RunSettings) -> dict[str, Any]:
     """External features: as heavy as the internal ones are in this run, from the file that the settings name."""
-    given = run.tables.external_features
-    if given is None:
+    given, random = run.figures.external_weights, run.figures.external_random
+    if given is None and not random:
         raise SettingsError(
-            f"tables.external_features: {table} needs torchvision's weights of ResNet-18; set it to their file "
-            "(resnet18-f37072fd.pth), or to `random` for a network that has learned nothing, which the table will say"
+            f"figures.external_weights: {table} needs torchvision's weights of ResNet-18; set it to their file "
+            "(resnet18-f37072fd.pth), or figures.external_random: true for a network that has learned nothing, which "
+            "the table will say"
         )
-    source = {"teacher.loss.external_random": True} if given == "random" else {"teacher.loss.external_weights": given}
+    source = {"teacher.loss.external_weights": given, "teacher.loss.external_random": random}
     return {"teacher.loss.external_weight": run.teacher.loss.featuremetric_weight, **source}
 
 
@@ -238,9 +239,7 @@ def is_of_table(variant: str) -> bool:
 
 def notes_of(table: str, run: RunSettings) -> list[str]:
     """What a reader of the table has to know of its rows."""
-    if run.tables.external_features == "random" and any(
-        "teacher.loss.external_weight" in r.changes for r in TABLES[table].rows
-    ):
+    if run.figures.external_random and any("teacher.loss.external_weight" in r.changes for r in TABLES[table].rows):
         return [
             "The external features are those of a ResNet-18 with random weights, which was asked for: not the paper's."
         ]

@@ -7,8 +7,18 @@ import json
 import pytest
 
 from kdmvs import config_page, rerun_page
-from kdmvs.config import FIGURES_READ, CasMVSNetSettings, FigureSettings, MVSNetSettings, RunSettings, load, parse
+from kdmvs.config import (
+    FIGURES_READ,
+    CasMVSNetSettings,
+    FigureSettings,
+    MVSNetSettings,
+    RunSettings,
+    UCSNetSettings,
+    load,
+    parse,
+)
 from kdmvs.errors import SettingsError
+from kdmvs.stages.student import level_weights
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
 
@@ -111,6 +121,12 @@ def test_every_setting_is_described():
 
 
 SHAPE_OF_THE_PLAN = {
+    "recipe",
+    "ensemble.models",
+    "consistency_of",
+    "tables.seeds",
+    "tables.changes",
+    "tables.planned",
     "start.checkpoint",
     "start.depth_maps",
     "experiment",
@@ -130,25 +146,28 @@ SHAPE_OF_THE_PLAN = {
 NO_NUMBERS = {"resources", "pathvars"}
 
 RULES = (
-    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "check", "encode", "fuse",
-    "evaluate", "figures", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8",
+    "prepare", "import_checkpoint", "teacher", "control", "student", "infer", "import_depth", "ensemble", "check",
+    "encode", "fuse", "evaluate", "figures", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8",
 )  # fmt: skip
 
 
 UNSET = {
     "crop": (128, 160), "image_size": (128, 160), "depth_range": (1.0, 2.0), "hypotheses": (8, 8, 8),
-    "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere", "reference_root": "elsewhere",
+    "interval_ratios": (4.0, 2.0, 1.0), "read_out": "winner", "test_root": "elsewhere",
     "model": "sparse/1", "images": "photos", "file": "train.json", "color_camera": (500.0, 500.0, 320.0, 240.0),
     "depth_camera": (500.0, 500.0, 320.0, 240.0), "distortion": (0.1, 0.0, 0.0, 0.0, 0.0), "depth_unit": 0.002,
-    "threshold": 0.5, "external_weights": "resnet18.pth", "initial": "before.pt",
+    "level_weights": (1.0, 1.0, 2.0), "external_weights": "resnet18.pth", "initial": "before.pt", "threshold": 0.5,
+    "uncertainty": True,
 }  # fmt: skip
 """Values for keys that are none by default."""
 AUTO = {
+    "start.maps.format": "pfm", "start.maps.match": "name", "start.maps.preferred": "photometric",
+    "student.loss.form": "l1", "student.supervision.depth": "measured", "student.supervision.mask": "all",
     "teacher.loss.form": "released",
-    "start.maps.format": "pfm",
-    "start.maps.match": "name",
-    "start.maps.preferred": "photometric",
-}
+    "evaluation.protocol": "dtu", "evaluation.depth_protocol": "darmon", "evaluation.depth_error_thresholds": [2.0],
+}  # fmt: skip
+TRUTH = {"reference_root": "clouds", "observability_root": "masks"}
+"""What `evaluation.protocol: dtu` asks of DTU."""
 
 
 def other_value(value: object) -> object:
@@ -164,6 +183,7 @@ def other_value(value: object) -> object:
                 "geometric": "gipuma",
                 "listed": "found",
                 "SIMPLE_RADIAL": "OPENCV",
+                "variance": "group_correlation",
             }.get(value, value + "x")
         case None:
             return 2
@@ -186,7 +206,7 @@ KINDS = (
 
 @pytest.mark.parametrize(
     "dataset",
-    [{"kind": "synthetic"}, *({"kind": kind, "root": "photos"} for kind in KINDS)],
+    [{"kind": "synthetic"}, *({"kind": kind, "root": "photos"} | (TRUTH if kind == "dtu" else {}) for kind in KINDS)],
     ids=lambda dataset: dataset["kind"],
 )
 def test_every_setting_is_in_the_string_of_some_rule(dataset):
@@ -270,6 +290,7 @@ def test_a_value_that_would_fail_hours_later_is_refused_before_the_run(section, 
 def test_a_network_without_a_name_is_casmvsnet_and_another_is_told_by_its_name():
     assert run(teacher={"network": {"feature_channels": 4}}).teacher.network == CasMVSNetSettings(feature_channels=4)
     assert run(student={"network": {"name": "mvsnet"}}).student.network == MVSNetSettings()
+    assert run(student={"network": {"name": "ucsnet"}}).student.network == UCSNetSettings()
     with pytest.raises(SettingsError, match=r"teacher\.network: .*mvsnet"):
         run(teacher={"network": {"name": "mvsnets"}})
     with pytest.raises(SettingsError, match=r"teacher\.network\.interval_ratios: unknown key"):
@@ -281,6 +302,7 @@ def test_the_choice_of_networks_leaves_the_strings_of_casmvsnet_as_they_were():
     before = {
         "name": "casmvsnet", "hypotheses": [48, 32, 8], "interval_ratios": [4.0, 1.0, 0.5], "base_planes": 192,
         "feature_channels": 8, "regulariser_channels": [8, 8, 8], "extra_convolution": False, "read_out": "expectation",
+        "cost": "variance", "groups": 8, "visibility": False,
     }  # fmt: skip
     for rule in ("teacher", "student", "infer"):
         assert json.loads(run().settings_of(rule))["network"] == before
@@ -291,6 +313,57 @@ def test_every_level_has_a_variance_floor():
     run(student={"loss": {"variance_floor": [0.1]}, "network": {"name": "mvsnet"}})
     with pytest.raises(SettingsError, match="variance_floor has 2 numbers, but casmvsnet has 3 levels"):
         run(student={"loss": {"variance_floor": [0.1, 0.2]}})
+
+
+def test_limits_and_weights_are_given_for_every_level():
+    for key, loss in (
+        ("level_weights", {"level_weights": [1, 2]}),
+        ("penalty.reprojection_px", {"penalty": {"reprojection_px": [1, 1]}}),
+        ("penalty.relative_depth_error", {"penalty": {"relative_depth_error": [0.1]}}),
+    ):
+        with pytest.raises(SettingsError, match=rf"loss\.{key} has . numbers?, but casmvsnet has 3 levels"):
+            run(student={"loss": loss})
+
+
+def test_levels_weigh_as_casmvsnet_trains_with_l1_and_the_same_otherwise():
+    def weights(**student):
+        return level_weights(run(student=student).student)
+
+    assert weights() == weights(loss={"form": "released"}) == (1, 1, 1)
+    assert weights(loss={"form": "l1"}) == (0.5, 1, 2)
+    assert weights(loss={"form": "l1", "level_weights": [3, 2, 1]}) == (3, 2, 1)
+    assert weights(network={"name": "mvsnet"}, loss={"level_weights": [3, 2, 1]}) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("depth", "mask", "needs"),
+    [
+        ("validated", "validated", True),
+        ("validated", "all", True),
+        ("measured", "validated", True),
+        ("measured", "all", False),
+    ],
+)
+def test_a_student_needs_labels_unless_it_learns_measured_depth_everywhere(depth, mask, needs):
+    assert run(rounds=1, student={"supervision": {"depth": depth, "mask": mask}}).student.needs_labels is needs
+
+
+@pytest.mark.parametrize(
+    ("student", "key"),
+    [
+        ({"loss": {"form": "released"}, "supervision": {"depth": "measured"}}, "loss.form: released"),
+        ({"loss": {"form": "released", "confidence": {"votes": 1}}}, "neither loss.confidence"),
+        ({"loss": {"form": "released", "penalty": {"weight": 1}}}, "nor loss.penalty"),
+        ({"loss": {"form": "released", "released": {"label_range": [0.9, 0.1]}}}, "loss.released.label_range"),
+        ({"loss": {"confidence": {"variance": 1}}, "supervision": {"depth": "measured"}}, "loss.confidence"),
+        ({"loss": {"form": "l1"}, "network": {"read_out": "winner"}}, "network.read_out: winner"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_loss_that_cannot_be_had_is_refused_with_the_key_at_fault(student, key):
+    with pytest.raises(SettingsError) as caught:
+        run(student=student)
+    assert key in str(caught.value)
 
 
 def test_a_run_begins_once_and_a_control_needs_a_teacher():
@@ -304,7 +377,20 @@ def test_a_run_begins_once_and_a_control_needs_a_teacher():
 
 def test_a_training_names_the_files_that_it_reads_and_no_others():
     external = {"external_weight": 4, "external_weights": "resnet18.pth"}
-    assert run(teacher={"loss": external, "initial": "dtu.pt"}).teacher.files() == ("dtu.pt", "resnet18.pth")
-    assert run(teacher={"loss": {**external, "external_weight": 0}}).teacher.files() == ()
-    assert run(student={"initial": "dtu.pt"}).student.files() == ("dtu.pt",)
-    assert run().teacher.files() == run().student.files() == ()
+    assert run(teacher={"loss": external, "initial": "dtu.pt"}).teacher.files == ("dtu.pt", "resnet18.pth")
+    assert run(teacher={"loss": {**external, "external_weight": 0}}).teacher.files == ()
+    assert run(student={"initial": "dtu.pt"}).student.files == ("dtu.pt",)
+    assert run().teacher.files == run().student.files == ()
+
+
+def test_the_protocol_of_dtu_names_what_the_run_lacks_for_it():
+    dtu = {"kind": "dtu", "root": "d", "reference_root": "stl", "observability_root": "masks"}
+    assert run(dataset=dtu, evaluation={"protocol": "dtu"}).evaluation.dtu.thinning == 0.2
+    for key in ("reference_root", "observability_root"):
+        with pytest.raises(SettingsError, match=rf"evaluation\.protocol: dtu asks for dataset\.{key}, found none"):
+            run(dataset={**dtu, key: None}, evaluation={"protocol": "dtu"})
+    for key in ("thinning", "cutoff"):
+        with pytest.raises(SettingsError, match=rf"evaluation\.{key}: it is the plain protocol's, .*evaluation\.dtu"):
+            run(dataset=dtu, evaluation={"protocol": "dtu", key: 0.2})
+    with pytest.raises(SettingsError, match=r"evaluation\.dtu\.cutoff: expected at most the block, 60, .*found 61"):
+        run(dataset=dtu, evaluation={"protocol": "dtu", "dtu": {"cutoff": 61}})

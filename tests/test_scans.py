@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from kdmvs import storage
 from kdmvs.errors import DataError
+from kdmvs.formats.pfm import write_pfm
 from kdmvs.formats.sparse import SparsePoints, write_sparse
 from kdmvs.geometry import reproject, warp_to_reference
 from kdmvs.scans import Scan, ViewGroups, collate
@@ -21,14 +22,15 @@ from tests.conftest import write_plane_scan
 from tests.views import camera, plane_depth
 
 
-def write_labels(path: Path, scan: Scan, empty: tuple[int, ...] = ()) -> Path:
+def write_labels(path: Path, scan: Scan, empty: tuple[int, ...] = (), valid: np.ndarray | bool = True) -> Path:
     """Labels whose mean is the pixel's number, so that a window shows where it was cut."""
     numbers = np.arange(scan.size[0] * scan.size[1], dtype=np.float32).reshape(scan.size)
     with storage.create(
         path, kind="pseudo_label", views=len(scan), size=scan.size, attributes={"scan": scan.name}
     ) as out:
         for i in range(len(scan)):
-            out.write(i, mean=numbers, variance=numbers + i, valid=np.full(scan.size, i not in empty))
+            there = np.broadcast_to(valid, scan.size) & (i not in empty)
+            out.write(i, mean=numbers, variance=numbers + i, valid=there, votes=(numbers % 200).astype(np.uint8))
     return path
 
 
@@ -289,6 +291,76 @@ def test_labels_of_another_scan_are_refused(plane_scan: Scan, tmp_path: Path) ->
         ViewGroups([plane_scan], views=2, labels=[labels])
     with pytest.raises(DataError, match="found 1 for 2"):
         ViewGroups([plane_scan, other], views=2, labels=[labels])
+
+
+def write_depth(scan: Scan, i: int, values: np.ndarray) -> None:
+    write_pfm(scan.folder / scan._views[i]["depth"], values.astype(np.float32))
+
+
+def test_measured_depth_is_a_label_without_variance_where_it_is_known_inside_the_mask(plane_scan: Scan) -> None:
+    depth = plane_scan.measured_depth(1)
+    assert depth is not None
+    depth[0, 20:24] = torch.tensor([0.0, torch.nan, -5.0, torch.inf])
+    write_depth(plane_scan, 1, depth.numpy())
+    label = ViewGroups([plane_scan], views=3, measured=True)[1].label
+    assert label is not None
+    known = torch.ones(plane_scan.size, dtype=torch.bool)
+    known[:, :10] = known[0, 20:24] = False
+    assert torch.equal(label.valid, known)
+    assert torch.equal(label.mean, torch.where(known, depth, 0.0))
+    assert not label.variance.any()
+
+
+def test_measured_depth_may_count_only_where_the_labels_are_valid(plane_scan: Scan, tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.h5", plane_scan, empty=(1,), valid=np.arange(96) < 50)
+    samples = ViewGroups([plane_scan], views=3, labels=[labels], measured=True)
+    assert [samples.name(k) for k in range(len(samples))] == ["plane/00000000/light0", "plane/00000002/light0"]
+    label, depth = samples[0].label, plane_scan.measured_depth(0)
+    assert label is not None
+    assert depth is not None
+    assert torch.equal(label.mean[:, 10:50], depth[:, 10:50])
+    assert label.valid.nonzero()[:, 1].unique().tolist() == list(range(10, 50))
+
+
+def test_views_without_measured_depth_are_left_out_and_a_scan_without_any_is_refused(plane_scan: Scan) -> None:
+    write_depth(plane_scan, 0, np.zeros(plane_scan.size))
+    plane_scan._views[1]["depth"] = None
+    samples = ViewGroups([plane_scan], views=2, measured=True)
+    assert [samples.name(index) for index in range(len(samples))] == ["plane/00000002/light0"]
+    for view in plane_scan._views:
+        view["depth"] = None
+    with pytest.raises(DataError, match=r"scan.json: expected measured depth .* found none in any view"):
+        ViewGroups([plane_scan], views=2, measured=True)
+
+
+def test_votes_and_the_depths_of_the_sources_are_read_where_asked_for_and_cut_as_images_are(
+    plane_scan: Scan, tmp_path: Path
+) -> None:
+    labels = write_labels(tmp_path / "labels.h5", plane_scan)
+    plain = ViewGroups([plane_scan], views=3, labels=[labels])[0]
+    assert plain.label is not None
+    assert (plain.label.votes, plain.source_depths) == (None, None)
+    for measured in (False, True):
+        asked = {"labels": [labels], "measured": measured, "votes": True, "source_depths": True}
+        whole = ViewGroups([plane_scan], views=3, **asked)
+        assert whole[0].source_depths is not None
+        for k, view in enumerate((1, 2)):
+            depth, mask = plane_scan.measured_depth(view), plane_scan.mask(view)
+            assert depth is not None
+            assert mask is not None
+            said = depth * mask if measured else torch.arange(64.0 * 96).reshape(64, 96)
+            assert torch.equal(whole[0].source_depths[k], said)
+        cut = ViewGroups([plane_scan], views=3, crop=(32, 64), seed=5, **asked)
+        sample, of_whole = cut[0], whole[0]
+        assert sample.source_depths is not None
+        shift = (of_whole.group.cameras.K - sample.group.cameras.K)[:, :2, 2].round().int().tolist()
+        for k, (x, y) in enumerate(shift[1:]):
+            assert torch.equal(sample.source_depths[k], of_whole.source_depths[k, y : y + 32, x : x + 64])
+        (x, y), votes = shift[0], sample.label.votes
+        assert torch.equal(votes, of_whole.label.votes[y : y + 32, x : x + 64])
+        batch = collate([cut[0], cut[1]]).to("cpu")
+        assert batch.source_depths.shape == (2, 2, 32, 64)
+        assert torch.equal(batch.label.votes[0], votes)
 
 
 def test_a_window_larger_than_the_images_is_refused(plane_scan: Scan) -> None:

@@ -20,7 +20,7 @@ LEAST: dict[str, Any] = {
     "experiment": "e",
     "dataset": {"kind": "synthetic"},
     "scans": {"training": ["a"], "evaluation": ["b"]},
-    "tables": {"external_features": "random"},
+    "figures": {"external_random": True},
 }
 
 
@@ -84,8 +84,10 @@ def test_external_features_weigh_what_the_internal_ones_do_in_the_run() -> None:
 
 
 def test_external_features_that_nobody_named_are_refused_with_what_to_do() -> None:
-    with pytest.raises(SettingsError, match=r"tables.external_features: table5 needs .* or to `random`"):
-        with_tables(run(tables={}), ["table5"])
+    with pytest.raises(
+        SettingsError, match=r"figures.external_weights: table5 needs .* or figures.external_random: true"
+    ):
+        with_tables(run(figures={}), ["table5"])
 
 
 def test_a_command_line_names_tables_and_its_jobs_know_them(monkeypatch: pytest.MonkeyPatch) -> None:

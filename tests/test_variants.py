@@ -104,3 +104,12 @@ def test_places_split_into_variant_and_model():
 def test_what_a_variant_changes_is_said_in_words():
     assert in_words({"fusion.confidence": 0.5, "seed": None}) == "fusion.confidence=0.5, seed=null"
     assert in_words({}) == "nothing"
+
+
+def test_a_variant_with_another_network_has_that_networks_own_choices():
+    variants = {"plain": {"teacher": {"network": {"hypotheses": 96, "name": "mvsnet"}}}}
+    variants["named"] = {"teacher": {"network": {"name": "casmvsnet", "extra_convolution": True}}}
+    found = run(teacher={"network": {"feature_channels": 16}}, variants=variants).experiments()
+    network = found["plain"].teacher.network
+    assert (network.name, network.hypotheses, network.feature_channels) == ("mvsnet", 96, 8)
+    assert found["named"].teacher.network.feature_channels == 16

@@ -1,4 +1,4 @@
-"""CasMVSNet, MVSNet and the two losses, written down from the published description (shared/spec/networks.md 6).
+"""CasMVSNet, MVSNet, UCS-Net and the two losses, written down from what is published (shared/spec/networks.md 6).
 
 `nn` modules with their defaults, batch norm and ReLU apart; hypotheses formed at the image's size and shrunk by
 trilinear interpolation; one grid_sample per source over a whole hypothesis volume; variance by running sums over these
@@ -174,6 +174,74 @@ class PlainMVSNet(nn.Module):
         x = c2 + net["conv9"](x)
         x = c0 + net["conv11"](x)
         return LevelOutput(hypotheses, net["prob"](x)[:, 0], torch.stack(features, dim=1))
+
+
+class PlainUCSNet(nn.Module):
+    """UCS-Net as the paper and touristCheng/UCSNet describe it; names of entries as released."""
+
+    def __init__(self, hypotheses: Sequence[int] = (64, 32, 8), deviations: float = 1.5) -> None:
+        super().__init__()
+        self.hypotheses, self.deviations = hypotheses, deviations
+        feature = nn.Module()
+        feature.add_module("conv0", nn.Sequential(Block("2d", 3, 8), Block("2d", 8, 8)))
+        feature.add_module("conv1", nn.Sequential(Block("2d", 8, 16, 5, 2), Block("2d", 16, 16), Block("2d", 16, 16)))
+        feature.add_module("conv2", nn.Sequential(Block("2d", 16, 32, 5, 2), Block("2d", 32, 32), Block("2d", 32, 32)))
+        for number, channels in ((1, 16), (2, 8)):
+            up = nn.Module()
+            up.deconv, up.conv = Block("up", 2 * channels, channels), Block("2d", 2 * channels, channels)
+            up.deconv.conv = nn.ConvTranspose2d(2 * channels, channels, 3, 2, 1, output_padding=1, bias=False)
+            up.deconv.bn = nn.BatchNorm2d(channels)
+            feature.add_module(f"deconv{number}", up)
+        for number, channels in ((1, 32), (2, 16), (3, 8)):
+            feature.add_module(f"out{number}", nn.Conv2d(channels, channels, 1, bias=False))
+        self.feature_extraction = feature
+        self.cost_regularization = nn.ModuleList()
+        for channels in (32, 16, 8):
+            regulariser = Regulariser(channels, 8, extra_convolution=False)
+            for theirs, ours in ((7, 7), (8, 9), (9, 11)):
+                regulariser.add_module(f"deconv{theirs}", getattr(regulariser, f"conv{ours}"))
+                delattr(regulariser, f"conv{ours}")
+            self.cost_regularization.append(regulariser)
+
+    def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
+        _, views, _, height, width = group.images.shape
+        pyramids = [self.features_of(group.images[:, i]) for i in range(views)]
+        levels: list[LevelOutput] = []
+        for level, stride in enumerate((4, 2, 1)):
+            count, size = self.hypotheses[level], (height // stride, width // stride)
+            if not levels:
+                step = (group.depth_range[:, 1] - group.depth_range[:, 0]) / (count - 1)
+                planes = group.depth_range[:, :1] + step[:, None] * torch.arange(count)
+                hypotheses = planes[:, :, None, None].repeat(1, 1, *size)
+            else:
+                before, probability = levels[-1], F.softmax(levels[-1].logits, dim=1)
+                depth = (probability * before.hypotheses).sum(dim=1, keepdim=True)
+                variance_of = (probability * (before.hypotheses - depth) ** 2).sum(dim=1, keepdim=True)
+                depth = F.interpolate(depth, size, mode="bilinear", align_corners=False)
+                reach = F.interpolate(self.deviations * variance_of**0.5, size, mode="bilinear", align_corners=False)
+                near = torch.minimum(depth, reach)
+                step = (near + reach) / (count - 1)
+                hypotheses = torch.cat([depth - near + step * k for k in range(count)], dim=1)
+            features = [pyramid[level] for pyramid in pyramids]
+            cost = variance(features, [projection(group, i, stride) for i in range(views)], hypotheses)
+            net = dict(self.cost_regularization[level].named_children())
+            c0 = net["conv0"](cost)
+            c2 = net["conv2"](net["conv1"](c0))
+            c4 = net["conv4"](net["conv3"](c2))
+            x = c4 + net["deconv7"](net["conv6"](net["conv5"](c4)))
+            x = c2 + net["deconv8"](x)
+            x = c0 + net["deconv9"](x)
+            levels.append(LevelOutput(hypotheses, net["prob"](x)[:, 0], torch.stack(features, dim=1)))
+        return tuple(levels)
+
+    def features_of(self, image: Tensor) -> list[Tensor]:
+        net = dict(self.feature_extraction.named_children())
+        c0 = net["conv0"](image)
+        c1 = net["conv1"](c0)
+        c2 = net["conv2"](c1)
+        up1 = net["deconv1"].conv(torch.cat((net["deconv1"].deconv(c2), c1), dim=1))
+        up2 = net["deconv2"].conv(torch.cat((net["deconv2"].deconv(up1), c0), dim=1))
+        return [net["out1"](c2), net["out2"](up1), net["out3"](up2)]
 
 
 def projection(group: ViewGroup, i: int, stride: int) -> Tensor:

@@ -3,6 +3,7 @@
     <scan>/images/          photographs, in sub-folders or not
     <scan>/sparse/0/        the model; also sparse/, sparse_text/, dense/sparse/ with dense/images/, the folder itself
     <scan>/masks/           optional: <image name>.png as COLMAP calls them, or the image's name with another suffix
+    <scan>/truth/           optional: what an evaluation protocol asks for (docs/evaluation.md)
 
 Half-pixel centres and distortion leave here: K has the first pixel's centre at (0, 0), and what is no pinhole gets a
 lens. The order of views is that of the images' names, so that one scan through two doors has the same views.
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from kdmvs.datasets.lenses import colmap_lens
-from kdmvs.datasets.source import SourceScan, SourceView, mask_beside, observed
+from kdmvs.datasets.source import SourceScan, SourceView, mask_beside, observed, truth_beside
 from kdmvs.errors import DataError
 from kdmvs.formats.colmap import ColmapImage, ColmapModel, count_images, model_suffix, read_model
 from kdmvs.formats.image import SUFFIXES
@@ -67,7 +68,8 @@ def read(root: Path, name: str, *, model: str | None = None, images: str | None 
     if not photographs.is_dir():
         raise DataError(f"{photographs}: expected the folder of photographs, found none; see dataset.images")
     source = scan_of_model(read_model(chosen), chosen, photographs, folder / "masks")
-    return SourceScan(source.views, sparse=source.sparse, notes=(*notes, *source.notes))
+    truth = truth_beside(folder)
+    return SourceScan(source.views, sparse=source.sparse, truth=truth, notes=(*notes, *source.notes))
 
 
 def scan_of_model(model: ColmapModel, where: Path, photographs: Path, masks: Path) -> SourceScan:

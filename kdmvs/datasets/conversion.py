@@ -104,11 +104,11 @@ def convert(
         if source.reference is not None:
             from kdmvs.formats.ply import read_ply  # imports torch, which takes longer than to write a scan
 
-            if isinstance(source.reference, Path):
-                origin = far_origin(poses, min(low for low, _ in ranges))
-                out.add_reference(read_ply(source.reference, origin), origin)
-            else:
-                out.add_reference(source.reference())
+            origin = far_origin(poses, min(low for low, _ in ranges))
+            given = source.reference
+            out.add_reference(read_ply(given, origin) if isinstance(given, Path) else given(origin), origin)
+        for truth, path in source.truth.items():
+            out.add_truth(truth, path)
 
 
 def photo_of(view: SourceView) -> Photo:

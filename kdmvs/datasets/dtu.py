@@ -5,7 +5,9 @@
     <root>/Depths_raw/scanS/{depth_map_VVVV.pfm, depth_visual_VVVV.png}                             1600 x 1200
     <test_root>/scanS/{images/000000VV.jpg, cams/000000VV_cam.txt, pair.txt}                        1600 x 1200
 
-Measured depth is read for scoring only.
+    <reference_root>/stlSSS_total.ply, <observability_root>/{ObsMaskS_10.mat, PlaneS.mat}
+
+Measured depth, the measured cloud and its masks are read for scoring only.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from kdmvs.datasets.source import SourceScan, SourceView, renumbered
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import CamFile, DepthLine, read_cam_file
 from kdmvs.formats.pair import read_pair
+from kdmvs.scan_lists import LISTS
 
 SIZE, TEST_SIZE = (512, 640), (1200, 1600)
 """(height, width) of the training and the test images."""
@@ -54,6 +57,7 @@ def read(
     *,
     test_root: str | None = None,
     reference_root: str | None = None,
+    observability_root: str | None = None,
     depth_line: DepthLine = "auto",
     planes: int = 192,
     interval_scale: float = 1.06,
@@ -66,7 +70,10 @@ def read(
         root: the training set, or a test set alone.
         name: the scan.
         test_root: the test set, where the scans of the list dtu-test lie; None: they are taken from the training set.
-        reference_root: folder of stlSSS_total.ply, the measured clouds; None: there are none.
+        reference_root: folder of stlSSS_total.ply, the measured clouds; None: there are none. A scan outside the test
+            list may lack its own.
+        observability_root: folder of ObsMaskS_10.mat and PlaneS.mat, which become the scan's truth files
+            `observability` and `plane`; None: there are none. A scan outside the test list may lack both.
         depth_line: meaning of a two-number depth line, see `formats.cam.read_cam`.
         planes: depth planes where a depth line states no number.
         interval_scale: factor of a depth line's interval.
@@ -78,21 +85,28 @@ def read(
         FormatError: a file that is not what it promises.
     """
     found = places.dtu(root, name, test_root)
-    reference = places.dtu_reference(name, reference_root)
+    reference, truth = places.dtu_reference(name, reference_root), places.dtu_truth(name, observability_root)
+    may_lack, notes = name not in LISTS["dtu-test"], []
     if reference is not None and not reference.is_file():
-        raise DataError(
-            f"{reference}: expected the measured cloud of {name}, found none; add it or unset dataset.reference_root"
-        )
+        if not (may_lack and reference.parent.is_dir()):
+            raise DataError(
+                f"{reference}: expected the measured cloud of {name}, found none; add it, or no dataset.reference_root"
+            )
+        reference, notes = None, [f"no measured cloud {reference.name}: it cannot be scored against one"]
+    if may_lack and truth and not any(path.exists() for path in truth.values()):
+        truth, notes = {}, [*notes, "no observability mask and no plane: evaluation.protocol dtu cannot score it"]
 
     def range_of(cam: CamFile) -> tuple[float, float]:
         return cam.depth_range(depth_line, planes, interval_scale)
 
     if isinstance(found, Path):
         views = _test_views(found, range_of)
-        return SourceScan(renumbered(views), unit="mm", reference=reference, image_size=test_image_size)
+        return SourceScan(
+            renumbered(views), unit="mm", reference=reference, truth=truth, image_size=test_image_size, notes=notes
+        )
     lights = [default_light, *(light for light in range(LIGHTS) if light != default_light)]
     views = _training_views(found, name, range_of, lights)
-    return SourceScan(renumbered(views), unit="mm", reference=reference)
+    return SourceScan(renumbered(views), unit="mm", reference=reference, truth=truth, notes=notes)
 
 
 def training_camera(K: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:

@@ -4,8 +4,9 @@
     <root>/<scene>/dslr_calibration_undistorted/{cameras,images,points3D}.txt    COLMAP's text model
     <root>/<scene>/dslr_scan_eval/{scan_alignment.mlp, scan1.ply, ...}           training scenes
 
-The scans, each mapped by its matrix of scan_alignment.mlp, are the reference cloud (evaluation.md 4.4). Lengths are
-metres.
+The scans, each mapped by its matrix of scan_alignment.mlp, are the reference cloud (evaluation.md 4.4). They and the
+alignment are truth files too, `laser_0` on and `laser_alignment`: `evaluation.protocol: eth3d` asks where each scanner
+stood. Lengths are metres.
 """
 
 from __future__ import annotations
@@ -44,5 +45,8 @@ def read(root: Path, name: str) -> SourceScan:
     model = folder / CALIBRATION
     source = scan_of_model(read_model(model), model, folder / "images", folder / "masks")
     alignment = folder / ALIGNMENT
-    reference = merged(read_project(alignment)) if alignment.is_file() else None
-    return replace(source, unit="m", reference=reference)
+    if not alignment.is_file():
+        return replace(source, unit="m")
+    scans = read_project(alignment)
+    truth = {"laser_alignment": alignment, **{f"laser_{k}": path for k, (path, _) in enumerate(scans)}}
+    return replace(source, unit="m", reference=merged(scans), truth=truth)

@@ -1,7 +1,7 @@
 """The one writer of the one on-disk layout: what every converter hands its views to.
 
     <folder>/scan.json   manifest, written last
-    images/ lights/<k>/ cams/ pair.txt depths/ masks/ sparse.npz reference.ply
+    images/ lights/<k>/ cams/ pair.txt depths/ masks/ sparse.npz reference.ply truth/
 
 All views of a scan have one size with sides that are multiples of 32; view indices are 0..V-1 without gaps; depth
 maps and masks have the images' size; 0 is unknown depth.
@@ -24,7 +24,7 @@ from kdmvs.errors import DataError
 from kdmvs.formats.atomic import remove, unfinished
 from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import write_image, write_mask
-from kdmvs.formats.manifest import write_manifest
+from kdmvs.formats.manifest import is_truth, write_manifest
 from kdmvs.formats.pair import write_pair
 from kdmvs.formats.pfm import write_pfm
 from kdmvs.formats.sparse import SparsePoints, write_sparse
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SIDE_MULTIPLE = 32
 """Networks halve an image five times."""
-ENTRIES = ("images", "lights", "cams", "pair.txt", "depths", "masks", "sparse.npz", "reference.ply")
+ENTRIES = ("images", "lights", "cams", "pair.txt", "depths", "masks", "sparse.npz", "reference.ply", "truth")
 
 
 class LayoutWriter:
@@ -51,6 +51,7 @@ class LayoutWriter:
         self._neighbours: dict[int, list[tuple[int, float]]] = {}
         self._reference: str | None = None
         self._sparse: str | None = None
+        self._truth: dict[str, str] = {}
 
     def add_view(
         self,
@@ -113,6 +114,26 @@ class LayoutWriter:
         self._sparse = "sparse.npz"
         write_sparse(self.folder / self._sparse, sparse)
 
+    def add_truth(self, name: str, path: Path) -> None:
+        """Link a file that an evaluation asks for, byte for byte; it keeps its suffix.
+
+        Raises:
+            DataError: a name that is none or is taken, a file that is not there or empty.
+        """
+        relative = f"truth/{name}{path.suffix.lower()}"
+        if name in self._truth or not is_truth({name: relative}):
+            raise DataError(
+                f"scan {self.name}: expected a new name of lower-case letters, digits and _ for {path}, found `{name}`"
+            )
+        if not path.is_file():
+            raise DataError(f"{path}: expected a file to score scan {self.name} with ({name}), found none; add it")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: expected a file to score scan {self.name} with ({name}), found 0 bytes")
+        self._truth[name] = relative
+        target = self.folder / relative
+        target.parent.mkdir(exist_ok=True)
+        link(path, target)
+
     def manifest(self) -> dict[str, Any]:
         """Write pair.txt and give what scan.json will say."""
         if len(self._views) < 2:
@@ -129,6 +150,7 @@ class LayoutWriter:
             "reference": self._reference,
             "sparse": self._sparse,
             "views": self._views,
+            **({"truth": self._truth} if self._truth else {}),
             "digest": _digest(self.folder),
         }
 

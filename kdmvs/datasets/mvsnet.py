@@ -1,7 +1,7 @@
 """Door of the MVSNet layout: a folder with images, cameras, pair.txt and optionally depth maps, masks, sparse.npz.
 
     images/ (or blended_images/)    cams/ (or cams_1/)    pair.txt (or cams/pair.txt)
-    depths/ (or rendered_depth_maps/)    masks/    sparse.npz    reference.ply
+    depths/ (or rendered_depth_maps/)    masks/    sparse.npz    reference.ply    truth/
 
 Ids may have gaps; they are numbered anew.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from kdmvs.datasets.numbered import IMAGE, measured_depth, numbered_files, numbered_views
-from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside, observed, renumbered
+from kdmvs.datasets.source import SourceScan, SourceView, SparsePoints, mask_beside, observed, renumbered, truth_beside
 from kdmvs.errors import DataError
 from kdmvs.formats.cam import DepthLine
 from kdmvs.formats.image import header
@@ -96,6 +96,7 @@ def read(
         renumbered(views),
         sparse=_points(sparse, [i for i, _ in views]) if sparse.exists() else None,
         reference=reference if reference.exists() else None,
+        truth=truth_beside(origin),
     )
 
 

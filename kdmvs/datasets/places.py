@@ -60,6 +60,15 @@ def dtu_reference(name: str, reference_root: str | None) -> Path | None:
     return Path(reference_root) / f"stl{int(number):03d}_total.ply"
 
 
+def dtu_truth(name: str, observability_root: str | None) -> dict[str, Path]:
+    """The files of a DTU scan's observability mask, `observability_root`/ObsMaskS_10.mat, and plane, PlaneS.mat."""
+    number = name.removeprefix("scan")
+    if observability_root is None or not (number.isascii() and number.isdecimal()):
+        return {}
+    root = Path(observability_root)
+    return {"observability": root / f"ObsMask{int(number)}_10.mat", "plane": root / f"Plane{int(number)}.mat"}
+
+
 def blendedmvs(root: Path, name: str) -> Path:
     """The folder of a BlendedMVS scene: `root`/PID, or further down where an archive nests it."""
     folder = root / name
@@ -80,7 +89,8 @@ def _of_dtu(root: Path, name: str, settings: Mapping[str, Any]) -> list[Path]:
     found = dtu(root, name, settings.get("test_root"))
     reference = dtu_reference(name, settings.get("reference_root"))
     folders = [found] if isinstance(found, Path) else [found.cameras, found.images, found.depths, found.depths_raw]
-    return folders if reference is None else [*folders, reference]
+    truth = dtu_truth(name, settings.get("observability_root"))
+    return [*folders, *([] if reference is None else [reference]), *truth.values()]
 
 
 PLACES: dict[str, Callable[[Path, str, Mapping[str, Any]], list[Path]]] = {

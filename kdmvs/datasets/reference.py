@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from kdmvs.types import PointCloud
 
 
-def merged(parts: Sequence[tuple[Path, Float64[np.ndarray, "4 4"]]]) -> Callable[[], PointCloud]:
+Reference = Callable[[Float64[np.ndarray, " 3"] | None], "PointCloud"]
+"""What gives a cloud, its points from an origin (`formats.cam.far_origin`) in the world's frame; None: from 0."""
+
+
+def merged(parts: Sequence[tuple[Path, Float64[np.ndarray, "4 4"]]]) -> Reference:
     """What reads the clouds of several PLY files into one, each mapped by its matrix, world_from_file.
 
-    Normals and colours are kept where all files have them.
+    Normals and colours are kept where all files have them. The points are moved to the origin before they are rounded.
 
     Raises:
         DataError: a file that is not there.
@@ -29,7 +33,7 @@ def merged(parts: Sequence[tuple[Path, Float64[np.ndarray, "4 4"]]]) -> Callable
         if not path.is_file():
             raise DataError(f"{path}: expected a cloud to score against, found none; add it")
 
-    def read() -> PointCloud:
+    def read(origin: Float64[np.ndarray, " 3"] | None = None) -> PointCloud:
         import torch
 
         from kdmvs.formats.ply import read_ply
@@ -42,7 +46,8 @@ def merged(parts: Sequence[tuple[Path, Float64[np.ndarray, "4 4"]]]) -> Callable
         points, normals, colors = [], [], []
         for path, matrix in parts:
             cloud = read_ply(path)
-            linear, shift = torch.from_numpy(matrix[:3, :3]), torch.from_numpy(matrix[:3, 3])
+            moved = matrix[:3, 3] if origin is None else matrix[:3, 3] - origin
+            linear, shift = torch.from_numpy(matrix[:3, :3]), torch.from_numpy(moved)
             points.append((cloud.points.double() @ linear.T + shift).float())
             turned = None if cloud.normals is None else cloud.normals.double() @ torch.linalg.inv(linear)
             normals.append(None if turned is None else torch.nn.functional.normalize(turned, dim=1).float())

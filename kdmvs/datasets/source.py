@@ -6,7 +6,7 @@ A door reads one format into a `SourceScan` and decides nothing that another doo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -74,14 +74,17 @@ class SourceView:
 class SourceScan:
     """All that a format says of one scan.
 
-    `reference` is the cloud to score against, in the scan's unit and world frame: its file, or what gives it where it
-    lies in several files or in another frame.
+    `reference` is the cloud to score against, in the scan's unit and world frame: its file, or what gives it, from an
+    origin in that frame, where it lies in several files or in another frame. `truth` are the other files that an
+    evaluation asks for, by name (lower-case letters, digits and `_`), in whatever format its protocol has: they travel
+    as they are.
     """
 
     views: Sequence[SourceView]
     unit: str = "scan unit"
     sparse: SparsePoints | None = None
-    reference: Path | Callable[[], PointCloud] | None = None
+    reference: Path | Callable[[Float64[np.ndarray, " 3"] | None], PointCloud] | None = None
+    truth: Mapping[str, Path] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
     """(height, width) that this scan is prepared at whatever `dataset.image_size` says; None: that decides."""
     notes: Sequence[str] = field(default=())
@@ -125,3 +128,8 @@ def mask_beside(folder: Path, image: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return None
+
+
+def truth_beside(folder: Path) -> dict[str, Path]:
+    """The files of a scan's folder truth/ by their stems, as `SourceScan.truth` has them."""
+    return {path.stem: path for path in sorted((folder / "truth").glob("[!.]*")) if path.is_file()}

@@ -4,9 +4,13 @@
     <Scene>/cams_<scene>/                                    short-range cameras, unpacked beside the others
     <Scene>/{<Scene>.ply, <Scene>_COLMAP_SfM.log, <Scene>_trans.txt}     training scenes: the measured cloud, the
                                                              trajectory it was aligned with, and the alignment
+    <Scene>/{<Scene>.json, <Scene>_mapping_reference.txt}    what of it counts, and which frames of the film the
+                                                             images are
 
-The measured cloud lies in a frame of its own. It becomes the scan's reference only where the cameras are known to be
-those of the trajectory, so that the alignment applies to them; otherwise it is left out and a note says why.
+These files are the scan's truth files (`TRUTH`), which `evaluation.protocol: tanks_and_temples` reads. The measured
+cloud lies in a frame of its own. It becomes the scan's reference only where the cameras are known to be those of the
+trajectory, so that the alignment applies to them; otherwise it is left out and a note says why. The protocol finds the
+way by itself.
 """
 
 from __future__ import annotations
@@ -37,6 +41,11 @@ TUNED_INTERVALS = {
 }  # fmt: skip
 """Depth intervals of the test scenes that were tuned by eye on these very scenes (formats.md 5.4)."""
 TUNED_PLANES = 192
+TRUTH = {
+    "tanks_cloud": ".ply", "tanks_crop": ".json", "tanks_log": "_COLMAP_SfM.log", "tanks_alignment": "_trans.txt",
+    "tanks_mapping": "_mapping_reference.txt", "trajectory": ".log",
+}  # fmt: skip
+"""Truth files and the ends of their names after the scene's; `trajectory` says how many images a hidden scene has."""
 SAME_PLACE = 1e-3
 """Centres of the same cameras in two files differ at most by this share of the spread of all."""
 SCENES = tuple(scene for group in ("intermediate", "advanced", "training") for scene in LISTS[f"tanks-{group}"])
@@ -99,7 +108,9 @@ def read(
         notes.append(f"{own_log.name} has other camera centres than {chosen.name}/, or another number of them: what is "
                      "made from these cameras does not lie in the frame of that trajectory")  # fmt: skip
     numbered = [(view.id, source) for view, source in zip(found, views, strict=True)]
-    return SourceScan(renumbered(numbered), reference=reference, notes=[*notes, *about_reference])
+    files = {truth: folder / f"{name}{end}" for truth, end in TRUTH.items()}
+    truth = {key: path for key, path in files.items() if path.is_file()}
+    return SourceScan(renumbered(numbered), reference=reference, truth=truth, notes=[*notes, *about_reference])
 
 
 def _cameras(folder: Path, name: str, wanted: str) -> tuple[Path, list[str]]:

@@ -17,6 +17,9 @@ LEADING = (
 )
 """Columns that every table has and that come first; the others follow in the order of the files."""
 
+PER_IMAGE, IMAGES = re.compile(r"epe_steps|e[\d.]+_percent"), "epe_images"
+"""Columns that are means over a scan's images, and the one with their number."""
+
 
 def per_scan(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
     """One row per model and scan, from (model, content of an evaluation file); empty cells where there is no truth."""
@@ -37,10 +40,21 @@ def per_scan(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> pd.DataFra
 
 
 def per_model(scans: pd.DataFrame) -> pd.DataFrame:
-    """One row per model: the number of scans, and the mean over those of them that have a value."""
+    """One row per model: the number of scans, and the mean over those of them that have a value.
+
+    Darmon's errors are means over images: a scan counts as often as it has images. Their numbers are the scans' sum.
+    """
     numeric = list(scans.columns.drop(["model", "scan"]))
     groups = scans.groupby("model", sort=False)
     means = groups[numeric].mean()
+    if IMAGES in scans:
+        images = scans[IMAGES]
+        for column in filter(PER_IMAGE.fullmatch, numeric):
+            counted = images.where(scans[column].notna())
+            total = (scans[column] * counted).groupby(scans["model"], sort=False).sum(min_count=1)
+            means[column] = total / counted.groupby(scans["model"], sort=False).sum(min_count=1)
+        for column in (IMAGES, "epe_skipped"):
+            means[column] = groups[column].sum()
     means.insert(0, "scans", groups.size())
     return means.reset_index()
 

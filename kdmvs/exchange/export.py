@@ -30,7 +30,7 @@ MOST_SKEW = 1e-6
 
 
 def to_mvsnet(scan: Prepared, maps: ViewsFile | None, out: Path) -> None:
-    """images/, cams/, pair.txt, masks/, depths/ (measured), sparse.npz, reference.ply as the MVSNet door reads them.
+    """images/, cams/, pair.txt, masks/, depths/ (measured), sparse.npz, reference.ply, truth/, as the door reads them.
 
     With maps also depth_est/ and confidence/.
     """
@@ -38,6 +38,8 @@ def to_mvsnet(scan: Prepared, maps: ViewsFile | None, out: Path) -> None:
     for kind, name in (("sparse", "sparse.npz"), ("reference", "reference.ply")):
         if scan.manifest[kind] is not None:
             _copy(scan.folder / scan.manifest[kind], out / name)
+    for relative in scan.manifest.get("truth", {}).values():
+        _copy(scan.folder / relative, out / relative)
     for i in range(len(scan)):
         for kind, folder, ending in (
             ("image", "images", ""), ("camera", "cams", "_cam"), ("depth", "depths", ""), ("mask", "masks", ""),

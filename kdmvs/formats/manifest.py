@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ KEYS: dict[str, tuple[type, ...]] = {
     "views": (list,),
     "digest": (str,),
 }
+TRUTH_NAME = r"[a-z0-9_]{1,64}"
+"""What a file of the optional key `truth` is called, a map from such names to paths `truth/<name><suffix>`."""
 VIEW_KEYS: dict[str, tuple[type, ...]] = {
     "image": (str,),
     "lights": (list,),
@@ -56,6 +59,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
             wrong += [f"views[{i}].{key}" for key in _wrong(view, VIEW_KEYS)]
             if isinstance(view.get("lights"), list) and len(view["lights"]) != manifest["lights"]:
                 wrong.append(f"views[{i}].lights")
+        if not is_truth(manifest.get("truth", {})):
+            wrong.append("truth")
     if wrong:
         raise FormatError(f"{path}: missing or not as expected: {', '.join(wrong[:5])}; prepare the scan again")
     return manifest
@@ -69,3 +74,13 @@ def write_manifest(path: Path, content: dict[str, Any]) -> None:
 
 def _wrong(content: dict[str, Any], keys: dict[str, tuple[type, ...]]) -> list[str]:
     return [key for key, kinds in keys.items() if key not in content or not isinstance(content[key], kinds)]
+
+
+def is_truth(truth: Any) -> bool:
+    """Whether every entry is a file of the scan's own folder truth/ under its name."""
+    return isinstance(truth, dict) and all(
+        re.fullmatch(TRUTH_NAME, name) is not None
+        and isinstance(relative, str)
+        and re.fullmatch(rf"truth/{name}(\.[A-Za-z0-9_-]+)?", relative) is not None
+        for name, relative in truth.items()
+    )

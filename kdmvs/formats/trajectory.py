@@ -1,4 +1,7 @@
-"""Trajectories of Tanks and Temples: <Scene>.log, a pose per image, and <Scene>_trans.txt, the measured cloud's frame.
+"""Trajectories of Tanks and Temples: <Scene>.log, a pose per image, and what goes with it.
+
+<Scene>_trans.txt is the measured cloud's frame; <Scene>_mapping_reference.txt says which frames of the film the images
+are.
 
 A pose has five lines, three whole numbers (index of the image, of its source or -1, 0) and the camera-to-world matrix
 (evaluation.md 4.2). An image that was not registered has the identity.
@@ -6,14 +9,15 @@ A pose has five lines, three whole numbers (index of the image, of its source or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Float64
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.cam import ROTATION_TOLERANCE
 from kdmvs.formats.text import lines, numbers
@@ -21,6 +25,8 @@ from kdmvs.formats.text import lines, numbers
 LINES = 5
 LARGEST_INDEX = 10**9
 LARGEST_SCALE = 1e9
+IMAGE_DIGITS = 8
+"""Of the names of MVSNet's images, which count from 0; the data set's own, 000001.jpg, count from 1."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,29 @@ def read_alignment(path: Path) -> Float64[np.ndarray, "4 4"]:
     return matrix
 
 
+def read_mapping(path: Path) -> list[tuple[int, int]]:
+    """Read a _mapping_reference.txt: (image, frame of the film) of every image, both from 0.
+
+    The file counts them from 1, below two lines with the numbers of images and of frames.
+
+    Raises:
+        FormatError: no such file, no whole numbers, another number of lines than it says, a frame that is none.
+    """
+    found = lines(path, "the frames of a film (_mapping_reference.txt)")
+    if len(found) < 2:
+        raise FormatError(f"{path}: expected the numbers of images and of frames, found {len(found)} lines")
+    images, frames = (int(numbers(f"{path} line {number}", text, 1)[0]) for number, text in found[:2])
+    if len(found) - 2 != images:
+        raise FormatError(f"{path}: expected {images} lines below the first two, found {len(found) - 2}")
+    pairs = []
+    for number, text in found[2:]:
+        image, frame = numbers(f"{path} line {number}", text, 2).tolist()
+        if not (image.is_integer() and frame.is_integer() and image >= 1 and 1 <= frame <= frames):
+            raise FormatError(f"{path} line {number}: expected an image and one of {frames} frames, found {text!r}")
+        pairs.append((int(image) - 1, int(frame) - 1))
+    return pairs
+
+
 def _similarity(where: str, matrix: Float64[np.ndarray, "4 4"]) -> float:
     """The scale of a similarity.
 
@@ -101,3 +130,35 @@ def _similarity(where: str, matrix: Float64[np.ndarray, "4 4"]) -> float:
             f"{where}: expected a rotation, a scale and a translation over 0 0 0 1, found one {error:g} off"
         )
     return scale
+
+
+def image_numbers(names: Sequence[str], total: int | None = None) -> list[int]:
+    """The places of photographs among all of their scene, from 0.
+
+    Where there are all of them, by the order of the numbers in their names. Otherwise by these numbers themselves,
+    which count from 0 in MVSNet's sets (00000000.jpg) and from 1 in the data set's own (000001.jpg).
+
+    Args:
+        names: of the photographs.
+        total: how many the scene has; None: not known.
+
+    Raises:
+        DataError: a name without a number, a number that is there twice or beyond the total.
+    """
+    stems = [PurePosixPath(name).stem for name in names]
+    found = [re.findall(r"\d+", stem) for stem in stems]
+    if not all(found):
+        raise DataError(f"expected names of photographs with numbers, found {names[found.index([])]!r}")
+    digits = [numbers[-1] for numbers in found]
+    numbers = [int(number) for number in digits]
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for number in numbers if numbers.count(number) > 1)
+        raise DataError(f"expected every photograph to have a number of its own, found {twice} twice")
+    if len(numbers) == total:
+        order = sorted(numbers)
+        rank = {number: k for k, number in enumerate(order)}
+        return [rank[number] for number in numbers]
+    first = 0 if 0 in numbers or all(len(number) == IMAGE_DIGITS for number in digits) else 1
+    if total is not None and max(numbers) - first >= total:
+        raise DataError(f"expected photographs of a scene that has {total}, found number {max(numbers)}")
+    return [number - first for number in numbers]

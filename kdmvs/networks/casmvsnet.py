@@ -2,7 +2,8 @@
 
 The forward pass follows shared/spec/networks.md 6.1, 6.2 and 6.4, its peculiarities included, but for two repairs: the
 base interval is that of each sample, not of the first of the batch; and what is not in front of a camera, a plane
-behind a source or a hypothesis of no positive depth, counts as unseen.
+behind a source or a hypothesis of no positive depth, counts as unseen. The variance over the views may give way to the
+costs of `kdmvs.networks.pairwise`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kdmvs.errors import DataError
 from kdmvs.networks.cost_volume import CostRegulariser, range_hypotheses
 from kdmvs.networks.feature_pyramid import FeaturePyramid, features_of
 from kdmvs.networks.layers import ConvBnReLU
+from kdmvs.networks.pairwise import Cost, regulariser
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 
@@ -34,6 +36,9 @@ class CasMVSNet(nn.Module):
         feature_channels: int,
         regulariser_channels: Sequence[int],
         extra_convolution: bool,
+        cost: Cost,
+        groups: int,
+        visibility: bool,
         read_out: ReadOut,
         uncertainty: bool = False,
     ) -> None:
@@ -46,7 +51,14 @@ class CasMVSNet(nn.Module):
         self.read_out: ReadOut = read_out
         self.feature = FeaturePyramid(feature_channels)
         self.cost_regularization = nn.ModuleList(
-            CostRegulariser(channels, base, extra_convolution=extra_convolution)
+            regulariser(
+                channels,
+                base,
+                cost=cost,
+                groups=groups,
+                visibility=visibility,
+                extra_convolution=extra_convolution,
+            )
             for channels, base in zip(self.feature.channels, regulariser_channels, strict=True)
         )
         self.var_regression = (
@@ -70,9 +82,9 @@ class CasMVSNet(nn.Module):
                 hypotheses = narrowed_hypotheses(
                     centre, interval * self.interval_ratios[level], self.hypotheses[level], size, (height, width)
                 )
-            regulariser = self.cost_regularization[level]
-            assert isinstance(regulariser, CostRegulariser)
-            logits = regulariser.of_views(features, group.cameras.strided(stride), hypotheses).float()
+            of_level = self.cost_regularization[level]
+            assert isinstance(of_level, CostRegulariser)
+            logits = of_level.of_views(features, group.cameras.strided(stride), hypotheses).float()
             log_variance = None if self.var_regression is None else self.var_regression[level](features[:, 0]).float()
             levels.append(LevelOutput(hypotheses, logits, features, log_variance))
         return tuple(levels)

@@ -81,9 +81,14 @@ class CostRegulariser(nn.Module):
         extra_convolution: bool = False,
         up: type[nn.Module] = DeconvBnReLU3d,
         bias: bool = False,
+        pairwise: nn.Module | None = None,
     ) -> None:
-        """`up` makes the transposed convolutions, `bias` gives the last convolution one."""
+        """`up` makes the transposed convolutions, `bias` gives the last convolution one.
+
+        `pairwise` makes the cost volume of `of_views` (`kdmvs.networks.pairwise`); None: it is the variance.
+        """
         super().__init__()
+        self.pairwise = pairwise
         self.convini = ConvBnReLU3d(channels_in, base) if extra_convolution else None
         self.conv0 = ConvBnReLU3d(base if extra_convolution else channels_in, base)
         self.conv1 = ConvBnReLU3d(base, 2 * base, 2)
@@ -103,10 +108,11 @@ class CostRegulariser(nn.Module):
     def of_views(
         self, features: Float[Tensor, "b v c h w"], cameras: Camera, hypotheses: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b d h w"]:
-        """Of the features' variance. At inference on a CPU in two steps: the volume is gone before the second."""
+        """Of the features' cost. At inference on a CPU in two steps: the volume is gone before the second."""
+        volume = variance_volume if self.pairwise is None else self.pairwise
         if torch.is_grad_enabled() or features.device.type != "cpu":
-            return self(variance_volume(features, cameras, hypotheses))
-        return self.finish(self.begin(variance_volume(features, cameras, hypotheses)))
+            return self(volume(features, cameras, hypotheses))
+        return self.finish(self.begin(volume(features, cameras, hypotheses)))
 
     def begin(self, cost: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b _c d h w"]:
         """The first convolutions, after which the cost volume, the largest of all, may be let go."""

@@ -1,7 +1,8 @@
 """Checkpoints that others have published: of which network they are, told by the names and shapes of their entries.
 
 CasMVSNet (cascade-stereo), MVSNet (MVSNet_pytorch), teacher and students of KD-MVS; shared/spec/networks.md 6.1 to 6.3
-and the lists of entries beside it. Entries that depth does not need are left out.
+and the lists of entries beside it. UCS-Net (touristCheng/UCSNet), whose entries are called otherwise here. Entries that
+depth does not need are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ LEFT_OUT = {
     "refine_network.": "a refinement network",
 }
 """Entries that depth does not need, and what they are."""
+
+UCSNET = {
+    "feature_extraction.": "feature.",
+    ".deconv7.": ".conv7.",
+    ".deconv8.": ".conv9.",
+    ".deconv9.": ".conv11.",
+}
+"""Of the names that UCS-Net's code gives, the parts that are called otherwise here."""
 
 MOST_CHANNELS = 1024
 """Base channels above this are no network of this kind, and one would not fit into memory."""
@@ -78,19 +87,27 @@ def recognise(content: Mapping[Any, Any], where: str, *, uncertainty: bool = Fal
     if missing:  # torch before 0.4.1 did not count batches; nothing here reads the number
         notes.append(f"{len(missing)} entries `num_batches_tracked` were not there and are 0: saved by an old PyTorch")
         kept |= {name: torch.tensor(0) for name in missing}
-    if "feature.conv0.0.conv.weight" in kept:
+    if any(name.startswith(("feature_extraction.", "feature.deconv1.")) for name in kept):
+        title, kept = "UCS-Net", renamed(kept, UCSNET)
+        network: dict[str, Any] = {
+            "name": "ucsnet",
+            "hypotheses": (64, 32, 8),
+            "deviations": 1.5,
+            "feature_channels": _width(kept, "feature.conv0.0.conv.weight", 0, where),
+            "regulariser_channels": _bases(kept, where),
+            "read_out": "expectation",
+        }
+    elif "feature.conv0.0.conv.weight" in kept:
         student = "cost_regularization.0.convini.conv.weight" in kept
         teacher = any(name.startswith(UNCERTAINTY) for name in tensors)
         title = "a student of KD-MVS" if student else "a teacher of KD-MVS" if teacher else "CasMVSNet"
-        network: dict[str, Any] = {
+        network = {
             "name": "casmvsnet",
             "hypotheses": (48, 32, 8),
             "interval_ratios": (4.0, 1.0, 0.5) if student or teacher else (4.0, 2.0, 1.0),
             "base_planes": 192,
             "feature_channels": _width(kept, "feature.conv0.0.conv.weight", 0, where),
-            "regulariser_channels": tuple(
-                _width(kept, f"cost_regularization.{level}.prob.weight", 1, where) for level in range(3)
-            ),
+            "regulariser_channels": _bases(kept, where),
             "extra_convolution": student,
             "read_out": "winner" if student else "expectation",
         }
@@ -106,7 +123,7 @@ def recognise(content: Mapping[Any, Any], where: str, *, uncertainty: bool = Fal
     else:
         found = ", ".join(list(tensors)[:3])
         raise FormatError(
-            f"{where}: expected the entries of CasMVSNet, MVSNet, or a KD-MVS teacher or student, found "
+            f"{where}: expected the entries of CasMVSNet, MVSNet, UCS-Net, or a KD-MVS teacher or student, found "
             f"{len(tensors)} others ({found}, ...); docs/weights-and-depth.md says what can be imported"
         )
     return Published(title, network, kept, tuple(notes))
@@ -143,6 +160,21 @@ def entries(content: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     if not found:
         raise FormatError(f"{where}: expected the entries of a network, found none")
     return found
+
+
+def renamed(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> dict[str, Tensor]:
+    """The same entries with parts of their names replaced."""
+    found = {}
+    for name, value in tensors.items():
+        for theirs, ours in parts.items():
+            name = name.replace(theirs, ours)
+        found[name] = value
+    return found
+
+
+def _bases(tensors: Mapping[str, Tensor], where: str) -> tuple[int, ...]:
+    """The base channels of the three regularisers of a cascade."""
+    return tuple(_width(tensors, f"cost_regularization.{level}.prob.weight", 1, where) for level in range(3))
 
 
 def _width(tensors: Mapping[str, Tensor], name: str, axis: int, where: str) -> int:

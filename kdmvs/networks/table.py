@@ -9,6 +9,7 @@ from torch import nn
 from kdmvs.errors import TrainingError
 from kdmvs.networks.casmvsnet import CasMVSNet
 from kdmvs.networks.mvsnet import MVSNet
+from kdmvs.networks.ucsnet import UCSNet
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 
@@ -27,6 +28,7 @@ class MVSNetwork(Protocol):
 BUILDERS: dict[str, type[nn.Module]] = {
     "casmvsnet": CasMVSNet,
     "mvsnet": MVSNet,
+    "ucsnet": UCSNet,
 }
 
 

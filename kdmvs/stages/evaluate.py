@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdmvs.scans import Scan
+
+SHOWN = ("overall", "f", "f1@0.02", "depth_error_mean", "epe_steps")
+
+NO_DISTANCES: dict[str, Any] = {"accuracy": None, "completeness": None, "overall": None}
+"""Of protocols that count points and average no distances: the columns that every table has, empty."""
 
 
 def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud: list[Path], out: list[Path]) -> None:
@@ -48,9 +54,9 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
         with replacing(out_path) as part:
             part.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
         shown = (cloud_score or {}) | (depth_score or {})
-        figures = ", ".join(
-            f"{name} {shown[name]:.4g}" for name in ("overall", "depth_error_mean") if shown.get(name) is not None
-        )
+        figures = ", ".join(f"{name} {shown[name]:.4g}" for name in SHOWN if shown.get(name) is not None)
+        if settings.protocol != "plain":
+            figures = f"by protocol {settings.protocol}: {figures}"
         print(f"evaluate {opened.name}: {figures or 'no truth to score against'} -> {out_path}")
 
 
@@ -59,8 +65,11 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
 
     Raises:
         FormatError: the cloud cannot be read.
-        DataError: the cloud or the reference is empty.
+        DataError: the cloud or the reference is empty, or the scan lacks what the protocol asks for.
     """
+    by_protocol = {"dtu": score_by_dtu, "tanks_and_temples": score_by_tanks_and_temples, "eth3d": score_by_eth3d}
+    if settings.protocol in by_protocol:
+        return by_protocol[settings.protocol](settings, scan, path)
     from kdmvs.evaluation.point_clouds import score
     from kdmvs.formats.ply import read_ply
 
@@ -80,6 +89,137 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     except DataError as error:
         raise DataError(f"scan {scan.name}, {path}: {error}") from None
     return {"reference": origin, **found.flat()}
+
+
+def score_by_dtu(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any]:
+    """The cloud's scores by DTU's procedure, in the world's frame, which its masks are in.
+
+    Raises:
+        FormatError: the cloud, the mask or the plane cannot be read.
+        DataError: one of them is missing, or a cloud is empty.
+    """
+    from kdmvs.evaluation.dtu import score
+    from kdmvs.formats.dtu_masks import read_observability, read_plane
+    from kdmvs.formats.ply import read_ply
+
+    reference, observability, plane = scan.reference_cloud(), scan.truth("observability"), scan.truth("plane")
+    found = {"reference cloud": reference, "observability mask": observability, "plane": plane}
+    missing = [name for name, there in found.items() if there is None]
+    if reference is None or observability is None or plane is None:
+        raise DataError(
+            f"scan {scan.name}: evaluation.protocol dtu expected a {', a '.join(found)}, found no "
+            f"{' and no '.join(missing)}; set dataset.reference_root and dataset.observability_root and prepare the "
+            "scan again, or take the plain protocol"
+        )
+    origin = 0.0 if scan.origin is None else scan.origin
+    try:
+        scores = score(
+            read_ply(path, scan.origin).points.numpy().astype(float) + origin,
+            reference.points.numpy().astype(float) + origin,
+            read_observability(observability),
+            read_plane(plane),
+            **settings.dtu.model_dump(),
+            seed=settings.seed,
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": "reference_cloud", "protocol": "dtu", **scores.flat()}
+
+
+def score_by_tanks_and_temples(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any]:
+    """The cloud's F-score by Tanks and Temples' procedure, its cameras brought to the measured cloud's trajectory.
+
+    Raises:
+        FormatError: the cloud or a truth file cannot be read.
+        DataError: a truth file is missing, the scene has no tau, photographs are not those of the trajectory, cameras
+            or clouds that cannot be matched.
+    """
+    import numpy as np
+
+    from kdmvs.evaluation.tanks_and_temples import TAU, match_cameras, score
+    from kdmvs.exchange.prepared import Prepared
+    from kdmvs.formats.crop_volume import read_crop_volume
+    from kdmvs.formats.ply import read_ply
+    from kdmvs.formats.trajectory import read_alignment, read_mapping, read_trajectory
+
+    names = {
+        "tanks_cloud": ".ply",
+        "tanks_crop": ".json",
+        "tanks_log": "_COLMAP_SfM.log",
+        "tanks_alignment": "_trans.txt",
+    }
+    files = truth_of(scan, settings.protocol, {name: scan.name + end for name, end in names.items()})
+    tau = settings.tanks_and_temples.tau or TAU.get(scan.name)
+    if tau is None:
+        raise DataError(
+            f"scan {scan.name}: evaluation.protocol tanks_and_temples knows the tau of {', '.join(TAU)}; set "
+            "evaluation.tanks_and_temples.tau"
+        )
+    mapping = scan.truth("tanks_mapping")
+    prepared = Prepared.open(scan.folder)
+    stand = np.linalg.inv(np.stack([pose for _, pose, _, _ in prepared.cameras]))[:, :3, 3]
+    try:
+        ours, theirs = match_cameras(
+            prepared.sources,
+            stand if scan.origin is None else stand - scan.origin,
+            read_trajectory(files["tanks_log"]),
+            read_alignment(files["tanks_alignment"]),
+            None if mapping is None else read_mapping(mapping),
+        )
+        found = score(
+            read_ply(path, scan.origin).points.numpy(),
+            read_ply(files["tanks_cloud"]).points.numpy(),
+            ours,
+            theirs,
+            read_crop_volume(files["tanks_crop"]),
+            tau=tau,
+            seed=settings.seed,
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": "tanks_cloud", "protocol": settings.protocol, **NO_DISTANCES, **found.flat()}
+
+
+def score_by_eth3d(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any]:
+    """The cloud's accuracy, completeness and F1 by ETH3D's procedure, against the scan's laser scans.
+
+    Raises:
+        FormatError: the cloud, the alignment or a laser scan cannot be read.
+        DataError: one of them is missing, or all laser scans are empty.
+    """
+    from kdmvs.evaluation.eth3d import score
+    from kdmvs.formats.meshlab import read_project
+    from kdmvs.formats.ply import read_ply
+
+    alignment = truth_of(scan, settings.protocol, {"laser_alignment": "dslr_scan_eval/scan_alignment.mlp"})
+    parts = read_project(alignment["laser_alignment"])
+    lasers = truth_of(scan, settings.protocol, {f"laser_{k}": part.name for k, (part, _) in enumerate(parts)})
+    cloud = read_ply(path, scan.origin).points.numpy().astype(float)
+    scans = ((read_ply(lasers[f"laser_{k}"]).points.numpy(), matrix) for k, (_, matrix) in enumerate(parts))
+    try:
+        found = score(
+            cloud if scan.origin is None else cloud + scan.origin, scans, tolerances=settings.eth3d.tolerances
+        )
+    except DataError as error:
+        raise DataError(f"scan {scan.name}, {path}: {error}") from None
+    return {"reference": "laser_scans", "protocol": settings.protocol, **NO_DISTANCES, **found.flat()}
+
+
+def truth_of(scan: Scan, protocol: str, names: Mapping[str, str]) -> dict[str, Path]:
+    """The scan's truth files of these names.
+
+    Raises:
+        DataError: one of them is missing; it is called as the data set calls it.
+    """
+    found = {name: scan.truth(name) for name in names}
+    missing = [names[name] for name, path in found.items() if path is None]
+    if missing:
+        raise DataError(
+            f"scan {scan.name}: evaluation.protocol {protocol} expected {', '.join(names.values())}, found no "
+            f"{' and no '.join(missing)}; add what is missing to the scene and prepare it again, or take the plain "
+            "protocol"
+        )
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:
@@ -111,13 +251,22 @@ def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     import torch
     from tqdm import tqdm
 
-    from kdmvs.evaluation.depth_maps import DepthScorer
+    from kdmvs.evaluation.depth_maps import DepthScorer, StepScorer
 
-    scorer = DepthScorer(settings.depth_thresholds)
+    scorer = DepthScorer(settings.depth_thresholds, settings.depth_error_thresholds)
+    darmon = settings.depth_protocol == "darmon"
+    steps = StepScorer(settings.darmon.planes, settings.darmon.thresholds)
     with open_views_of(path, scan, kind="depth") as maps:
         for i in tqdm(range(len(scan)), desc=f"evaluate {scan.name}", unit="view", disable=None):
             measured = asked_depth(scan, i)
             if measured is not None:
-                scorer.add(torch.from_numpy(maps.read("depth", i)), measured)
+                predicted = torch.from_numpy(maps.read("depth", i))
+                scorer.add(predicted, measured)
+            if measured is None or len(scan.neighbours(i)) < settings.darmon.sources:
+                steps.skip()
+            elif darmon:
+                steps.add(predicted, measured, scan.depth_range(i))
     found = scorer.score()
-    return found.flat() if found.pixels else None
+    if not found.pixels:
+        return None
+    return found.flat() | (steps.score().flat() if darmon else {})

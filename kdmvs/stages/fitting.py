@@ -79,7 +79,7 @@ def train(
         raise DataError(f"{name}: expected samples to train on in {len(scan)} scans, found {reason}")
     manifests = [path / "scan.json" if path.is_dir() else path for path in scan]
     root = out.with_name(out.name + ".progress")
-    files = [Path(path) for path in settings.files()]
+    files = [Path(path) for path in settings.files]
     key = resume_key(settings.canonical(), digest, [*manifests, *(label or []), *files])
     device.seed_everything(chosen.seed)
     description = settings.network.model_dump(mode="json")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from kdmvs.config import InferenceSettings
+from kdmvs.config import InferenceSettings, NetworkSettings, parse
 from kdmvs.stages.inputs import check_parallel
 from kdmvs.stages.keeping import unkept
 
@@ -24,7 +25,8 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
 
     check_parallel(scan=scan, out=out)
     content = checkpoints.read(checkpoint)
-    network = build(**content.get("network", settings.network.model_dump()))
+    described: Any = parse(NetworkSettings, content.get("network", settings.network), str(checkpoint))
+    network = build(**described.model_dump())
     checkpoints.load_into(network, content, str(checkpoint))
     here = device.choose()
     device.prepared(network, here).eval()

@@ -80,7 +80,7 @@ def loss_of(settings: StudentSettings) -> Loss:
     from kdmvs.losses.released import released_loss
 
     chosen = settings.loss
-    floors = chosen.variance_floor[-settings.network.levels :]
+    floors, weights = chosen.variance_floor[-settings.network.levels :], level_weights(settings)
 
     def unit(sample: Sample) -> Tensor:
         return (sample.group.depth_range[:, 1] - sample.group.depth_range[:, 0]) * chosen.unit
@@ -89,7 +89,7 @@ def loss_of(settings: StudentSettings) -> Loss:
         label, masks = sample.label, sample.group.masks
         assert label is not None
         mask = None if masks is None else masks[:, 0]
-        weights, weighting = settings.level_weights, weighting_of(settings, sample)
+        weighting = weighting_of(settings, sample)
         match chosen.form:
             case "distillation":
                 return distillation_loss(
@@ -143,3 +143,10 @@ def weighting_of(settings: StudentSettings, sample: Sample) -> Weighting:
         source_depths=sample.source_depths,
         read_out=settings.network.read_out,
     )
+
+
+def level_weights(settings: StudentSettings) -> tuple[float, ...]:
+    """Of every level of the network; where none are given, those that CasMVSNet trains with for l1, else the same."""
+    chosen = settings.loss
+    given = chosen.level_weights or ((0.5, 1.0, 2.0) if chosen.form == "l1" else (1.0, 1.0, 1.0))
+    return given[-settings.network.levels :]

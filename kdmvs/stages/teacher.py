@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kdmvs.config import TeacherSettings
+from kdmvs.config import TeacherLossSettings, TeacherSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
     from kdmvs.networks.resnet18 import features_of_views
     from kdmvs.stages.fitting import train
 
-    choices = {"read_out": settings.network.read_out, **settings.loss.arguments()}
+    choices = {"read_out": settings.network.read_out, **arguments_of(settings.loss)}
     trunk = external_trunk(settings) if settings.loss.external_weight else None
 
     def loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
@@ -60,6 +60,13 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
         metrics=metrics,
         says=[RANDOM.format(settings.optimiser.seed)] if trunk is not None and settings.loss.external_random else [],
     )
+
+
+def arguments_of(loss: TeacherLossSettings) -> dict[str, Any]:
+    """What the form's loss function takes of the settings, by name."""
+    both = ("photometric_weight", "featuremetric_weight", "best_sources", "ssim_weight", "smoothness_weight")
+    own = {"consistency": ("feature_gradient", "external_weight"), "released": ("log_variance_weight", "range_mm")}
+    return {name: getattr(loss, name) for name in (*both, *own[loss.form])}
 
 
 def external_trunk(settings: TeacherSettings) -> Trunk:

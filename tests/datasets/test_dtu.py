@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdmvs.config import DtuSettings
-from kdmvs.datasets import convert, dtu
+from kdmvs.datasets import convert, dtu, places
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import read_image, write_image
@@ -163,7 +163,12 @@ def test_what_is_missing_is_named_and_counted(tmp_path: Path, training: Path) ->
     with pytest.raises(DataError, match=r"scan9: expected a scan of the test set, found none; see dataset\.test_root"):
         dtu.read(training, "scan9", test_root=str(tmp_path))
     with pytest.raises(DataError, match=r"stl002_total\.ply: expected the measured cloud"):
-        dtu.read(training, "scan2", reference_root=str(tmp_path))
+        dtu.read(training, "scan2", reference_root=str(tmp_path / "nowhere"))
+    write_test_scan(tmp_path, "scan9")
+    with pytest.raises(DataError, match=r"stl009_total\.ply: expected the measured cloud"):
+        dtu.read(tmp_path, "scan9", reference_root=str(tmp_path))
+    trained_on = dtu.read(training, "scan2", reference_root=str(tmp_path))
+    assert trained_on.reference is None and "stl002_total.ply" in trained_on.notes[0]
     write_pair(tmp_path / "Cameras" / "pair.txt", PAIRS)
     (tmp_path / "Rectified" / "scan2_train").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "Rectified" / "scan2_train" / "rect_001_3_r5000.png"), np.zeros((4, 4), np.uint8))
@@ -181,3 +186,26 @@ def test_light_zero_is_the_one_with_all_lights_on(training: Path) -> None:
     scan = converted(training, "scan2")
     first = read_image(training / "Rectified" / "scan2_train" / "rect_001_3_r5000.png")
     np.testing.assert_array_equal((scan.image(0).numpy() * 255).round(), first.transpose(2, 0, 1))
+
+
+def test_masks_of_the_evaluation_become_truth_files(tmp_path: Path, training: Path) -> None:
+    """A scan of the test list must have both; a training scan has both or neither."""
+    masks = tmp_path / "ObsMask"
+    masks.mkdir()
+    for name in ("ObsMask2_10.mat", "Plane2.mat", "ObsMask9_10.mat"):
+        (masks / name).write_bytes(name.encode())
+    scan = converted(training, "scan2", observability_root=str(masks))
+    for truth, name in (("observability", "ObsMask2_10.mat"), ("plane", "Plane2.mat")):
+        assert scan.truth(truth).read_bytes() == name.encode()
+    watched = places.places(DtuSettings(root=str(training), observability_root=str(masks)).model_dump(), "scan2")
+    assert {masks / "ObsMask2_10.mat", masks / "Plane2.mat"} <= set(watched)
+    (masks / "Plane2.mat").unlink()
+    with pytest.raises(DataError, match=r"Plane2\.mat: expected a file to score scan scan2 with \(plane\), found none"):
+        converted(training, "scan2", observability_root=str(masks))
+    (masks / "ObsMask2_10.mat").unlink()
+    source = dtu.read(training, "scan2", observability_root=str(masks))
+    assert not source.truth and "evaluation.protocol dtu" in source.notes[0]
+    write_test_scan(tmp_path / "dtu_test", "scan10")
+    (masks / "ObsMask9_10.mat").unlink()
+    source = dtu.read(tmp_path / "dtu_test", "scan10", observability_root=str(masks))
+    assert list(source.truth) == ["observability", "plane"]

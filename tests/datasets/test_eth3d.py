@@ -10,6 +10,7 @@ import torch
 
 from kdmvs.config import Eth3dSettings
 from kdmvs.datasets import convert, eth3d
+from kdmvs.datasets.reference import merged
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_text_model
 from kdmvs.formats.ply import write_ply
@@ -87,9 +88,26 @@ def test_cameras_lose_the_half_pixel_and_points_are_theirs(tmp_path: Path) -> No
 def test_laser_scans_are_aligned_and_merged_into_the_reference(tmp_path: Path) -> None:
     write_scans(write_scene(tmp_path / "pipes") / "dslr_scan_eval")
     convert("pipes", tmp_path / "out", **Eth3dSettings(root=str(tmp_path)).model_dump())
-    cloud = Scan.open(tmp_path / "out").reference_cloud()
+    scan = Scan.open(tmp_path / "out")
+    cloud = scan.reference_cloud()
     assert cloud is not None
     np.testing.assert_allclose(cloud.points.numpy(), POINTS, atol=1e-4)
+    folder = tmp_path / "pipes" / "dslr_scan_eval"
+    names = {"laser_0": "scan0.ply", "laser_1": "scan1.ply", "laser_alignment": "scan_alignment.mlp"}
+    for truth, name in names.items():
+        path = scan.truth(truth)
+        assert path is not None
+        assert path.read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_cloud_from_several_files_keeps_its_digits_far_from_the_worlds_origin(tmp_path: Path) -> None:
+    far, middle = np.eye(4), np.array([6.1e6, -9.3e6, 1.7e6])
+    far[:3, 3] = middle
+    for k in range(2):
+        write_ply(tmp_path / f"{k}.ply", PointCloud(torch.tensor(POINTS[k::2]).float(), None, None))
+    read = merged([(tmp_path / f"{k}.ply", far) for k in range(2)])
+    near = read(middle).points.numpy()
+    np.testing.assert_allclose(near, np.concatenate((POINTS[::2], POINTS[1::2])), atol=1e-4)
 
 
 def test_a_laser_scan_that_is_missing_or_lies_elsewhere_is_named(tmp_path: Path) -> None:

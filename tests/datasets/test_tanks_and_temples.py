@@ -130,3 +130,22 @@ def test_poses_without_focal_lengths_end_in_advice(tmp_path: Path) -> None:
     write_trajectory(tmp_path / "Barn" / "Barn_COLMAP_SfM.log", [LoggedPose(0, np.eye(4))])
     with pytest.raises(DataError, match=r"only a trajectory, which says no focal length; add cams/"):
         tanks_and_temples.read(tmp_path, "Barn")
+
+
+def test_what_the_protocol_asks_for_travels_with_the_scan(tmp_path: Path) -> None:
+    """Also where the cameras are not those of the log: the protocol matches them itself."""
+    folder = write_scene(tmp_path / "Barn")
+    write_truth(folder, 30.0)
+    (folder / "Barn.json").write_text("{}")
+    (folder / "Barn_mapping_reference.txt").write_text("0 0")
+    convert("Barn", tmp_path / "out", **TanksAndTemplesSettings(root=str(tmp_path)).model_dump())
+    scan = Scan.open(tmp_path / "out")
+    assert scan.reference_cloud() is None
+    for truth, name in (
+        ("tanks_cloud", "Barn.ply"), ("tanks_crop", "Barn.json"), ("tanks_log", "Barn_COLMAP_SfM.log"),
+        ("tanks_alignment", "Barn_trans.txt"), ("tanks_mapping", "Barn_mapping_reference.txt"),
+    ):  # fmt: skip
+        path = scan.truth(truth)
+        assert path is not None
+        assert path.read_bytes() == (folder / name).read_bytes()
+    assert scan.truth("trajectory") is None

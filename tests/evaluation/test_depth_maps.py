@@ -65,3 +65,13 @@ def test_nothing_measured_is_none_not_nan():
     found = score_of((torch.ones(2, 2), torch.zeros(2, 2)))
     assert (found.mean, found.median, found.coverage, found.pixels) == (None, None, None, 0)
     assert found.flat()["depth_within_0.01"] is None
+
+
+def test_shares_above_absolute_limits_count_what_has_no_prediction():
+    measured = torch.full((1, 8), 600.0)
+    measured[0, 7] = 0
+    predicted = measured + torch.tensor([[0.0, 1, -2, 3, 5, 9, -600, 50]])
+    scorer = DepthScorer((0.01,), (2.0, 4.0, 8.0))
+    scorer.add(predicted, measured)
+    found = scorer.score().flat()
+    assert [found[f"depth_error_above_{limit}"] for limit in (2, 4, 8)] == pytest.approx([4 / 7, 3 / 7, 2 / 7])

@@ -11,13 +11,14 @@ from kdmvs.config import TeacherLossSettings
 from kdmvs.geometry import inside, reproject, unproject
 from kdmvs.losses import reconstruction
 from kdmvs.losses.reconstruction import edge_aware_roughness, least, shrunk
+from kdmvs.stages.teacher import arguments_of
 from kdmvs.types import Camera, LevelOutput
 from tests.views import camera, plane_depth, plane_group, stacked
 
 
 def reconstruction_loss(levels, group, **choices):
     external = choices.pop("external", None)
-    settings = TeacherLossSettings(**choices).arguments()
+    settings = arguments_of(TeacherLossSettings(**choices))
     return reconstruction.reconstruction_loss(levels, group, read_out="expectation", external=external, **settings)
 
 

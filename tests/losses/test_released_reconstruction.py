@@ -12,6 +12,7 @@ from kdmvs.config import TeacherLossSettings
 from kdmvs.geometry import reproject
 from kdmvs.losses.reconstruction import shrunk
 from kdmvs.losses.released_reconstruction import released_loss, view_error, weighed
+from kdmvs.stages.teacher import arguments_of
 from kdmvs.types import Camera, LevelOutput, ViewGroup
 from tests.losses.test_reconstruction import certain
 from tests.views import camera, plane_group, stacked
@@ -28,7 +29,7 @@ STRIDES = (4, 2, 1)
 
 
 def released(levels, group, **changes):
-    choices = SETTINGS.model_copy(update=changes).arguments()
+    choices = arguments_of(SETTINGS.model_copy(update=changes))
     return released_loss(levels, group, read_out="expectation", **choices)
 
 

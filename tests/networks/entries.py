@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -45,4 +46,25 @@ def released(title: str, seed: int = 0) -> dict[str, torch.Tensor]:
             entries[name] = torch.rand(shape, generator=generator) + 0.5
         else:
             entries[name] = torch.randn(shape, generator=generator) * 0.2
+    return entries
+
+
+def lively(shapes: Mapping[str, torch.Tensor | tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Entries of these names and shapes whose forward pass neither dies out nor explodes, and says different depths."""
+    generator = torch.Generator().manual_seed(seed)
+    entries = {}
+    for name, found in shapes.items():
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else found
+        noise = torch.randn(shape, generator=generator)
+        if name.endswith("num_batches_tracked"):
+            entries[name] = torch.tensor(7)
+        elif len(shape) > 1:
+            into = shape[0 if "deconv" in name or ".conv7" in name or ".conv9" in name or ".conv11" in name else 1]
+            entries[name] = noise * (2 / (into * noise[0, 0].numel())) ** 0.5
+        elif name.endswith(("running_var", "weight")):
+            entries[name] = torch.rand(shape, generator=generator) + 0.5
+        else:
+            entries[name] = noise * 0.2
+        if name.endswith("prob.weight"):
+            entries[name] = entries[name] * 4
     return entries

@@ -7,24 +7,31 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kdmvs.config import CasMVSNetSettings, MVSNetSettings
+from kdmvs.config import CasMVSNetSettings, MVSNetSettings, Settings, UCSNetSettings
 from kdmvs.networks.table import BUILDERS, build
 from kdmvs.types import Camera, ViewGroup
 from tests.networks.test_casmvsnet import trained_looking
 from tests.views import plane_group
 
-SETTINGS = {"casmvsnet": CasMVSNetSettings(), "mvsnet": MVSNetSettings()}
-"""The defaults of every network of the table."""
+CASES: dict[str, Settings] = {
+    "casmvsnet": CasMVSNetSettings(),
+    "mvsnet": MVSNetSettings(),
+    "ucsnet": UCSNetSettings(),
+    "casmvsnet by groups": CasMVSNetSettings(cost="group_correlation"),
+    "casmvsnet by visibility": CasMVSNetSettings(visibility=True),
+    "ucsnet by groups and visibility": UCSNetSettings(cost="group_correlation", visibility=True),
+}
+"""The defaults of every network of the table, and the options that change what they do."""
 
 UNFELT = {"mvsnet": {"cost_regularization.prob.bias"}}
 """Released parameters that change nothing: softmax over depth takes away what is the same at every depth."""
 
 
 def made(name: str) -> torch.nn.Module:
-    return build(**SETTINGS[name].model_dump())
+    return build(**CASES[name].model_dump())
 
 
-pytestmark = pytest.mark.parametrize("name", sorted(BUILDERS))
+pytestmark = pytest.mark.parametrize("name", sorted({*BUILDERS, *CASES}))
 
 
 def test_hypotheses_ascend_and_probability_sums_to_one(name):
@@ -93,7 +100,7 @@ def test_it_says_as_many_levels_as_its_settings_and_strides(name):
     with torch.no_grad():
         levels = trained_looking(made(name))(group)
     network = made(name)
-    assert len(levels) == len(network.strides) == SETTINGS[name].levels
+    assert len(levels) == len(network.strides) == CASES[name].levels
     for level, stride in zip(levels, network.strides, strict=True):
         assert level.logits.shape[-2:] == (64 // stride, 96 // stride)
 

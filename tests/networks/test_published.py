@@ -7,9 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from benchmarks.plain.networks import PlainUCSNet
 from kdmvs import checkpoints
 from kdmvs.config import NetworkSettings, parse
-from kdmvs.errors import FormatError, KdmvsError
+from kdmvs.errors import FormatError, KdmvsError, TrainingError
 from kdmvs.networks.published import recognise
 from kdmvs.networks.table import build
 from tests.networks.entries import TITLES, released
@@ -47,6 +48,20 @@ def test_every_released_checkpoint_is_recognised_and_loads_strictly(title, prefi
     assert all(note.startswith(LEFT_OUT[title]) for note in found.notes)
 
 
+def test_the_names_that_ucs_net_s_code_gives_become_ours_and_a_missing_one_is_named():
+    entries = {f"module.{name}": value for name, value in PlainUCSNet().state_dict().items()}
+    found = recognise({"model": entries}, "x.ckpt")
+    network = build(**parse(NetworkSettings, found.network, "x").model_dump())
+    checkpoints.load_into(network, {"model": found.tensors}, "x.ckpt")
+    theirs, ours = "module.cost_regularization.1.deconv8.conv.weight", "cost_regularization.1.conv9.conv.weight"
+    assert torch.equal(network.state_dict()[ours], entries[theirs])
+    assert (found.title, found.notes) == ("UCS-Net", ())
+    del entries[theirs]
+    damaged = recognise({"model": entries}, "x.ckpt")
+    with pytest.raises(TrainingError, match=r"1 missing \(cost_regularization.1.conv9.conv.weight\)"):
+        checkpoints.load_into(network, {"model": damaged.tensors}, "x.ckpt")
+
+
 def test_a_released_teacher_keeps_its_uncertainty_where_that_is_asked_for_and_loads_strictly():
     found = recognise({"model": released("teacher")}, "x.ckpt", uncertainty=True)
     network = build(**parse(NetworkSettings, {**found.network, "uncertainty": True}, "x").model_dump())
@@ -67,6 +82,7 @@ def test_whatever_contains_the_entries(container):
     {"name": "casmvsnet", "feature_channels": 4, "regulariser_channels": (8, 4, 2)},
     {"name": "casmvsnet", "feature_channels": 16, "regulariser_channels": (8, 8, 8), "extra_convolution": True},
     {"name": "mvsnet", "feature_channels": 4, "regulariser_channels": 2},
+    {"name": "ucsnet", "feature_channels": 4, "regulariser_channels": (8, 4, 2)},
 ], ids=str)  # fmt: skip
 def test_widths_are_read_from_the_shapes(choices):
     made = build(**parse(NetworkSettings, choices, "x").model_dump())

@@ -113,6 +113,16 @@ def test_labels_of_exact_depth_are_the_depth_and_certain(run):
         assert json.loads(file.attributes["agreement_settings"])["confidence"] == 0.15
 
 
+def test_labels_carry_the_votes_of_their_pixels_and_none_elsewhere(run):
+    with (
+        storage.open_views(run / "teacher" / "labels.h5", kind="pseudo_label") as labels,
+        storage.open_views(run / "teacher" / "agreement.h5", kind="agreement") as agreement,
+    ):
+        valid, votes = agreement.read("valid", 1), agreement.read("votes", 1)
+        assert votes[valid].all() and votes[~valid].any()
+        assert np.array_equal(labels.read("votes", 1), np.where(valid, votes, 0))
+
+
 def test_labels_of_noisy_depth_are_nearer_to_the_truth_than_the_depth(run, scan):
     """Their variance is that of the noise: 0.2 % of the depth."""
     with (

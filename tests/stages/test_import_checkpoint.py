@@ -11,14 +11,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from benchmarks.plain.networks import PlainCasMVSNet, PlainMVSNet, PlainUCSNet, depth_of
 from kdmvs import checkpoints, cli
 from kdmvs.config import CasMVSNetSettings, InferenceSettings, MVSNetSettings, PublishedSettings
 from kdmvs.errors import FormatError, KdmvsError, SettingsError, TrainingError
 from kdmvs.networks.table import build
 from kdmvs.stages import import_checkpoint, infer
 from kdmvs.storage import open_views
-from tests.networks.entries import released
+from tests.networks.entries import listed, lively, released
 from tests.networks.test_casmvsnet import trained_looking
+from tests.views import plane_group
 
 SMALL = CasMVSNetSettings(feature_channels=2, regulariser_channels=(2, 2, 2))
 
@@ -52,6 +54,40 @@ def test_the_checkpoint_says_which_network_it_is_of(title, settings_of, tmp_path
     assert described.read_out == ("winner" if title == "student" else "expectation")
     checkpoints.load_into(build(**content["network"]), content, "ours.pt")
     assert content["origin"]["file"] == "released.ckpt"
+
+
+def judge_of(title: str) -> torch.nn.Module:
+    """What the description of a published network says, in torch's own layers, under the published names."""
+    if title.startswith("MVSNet"):
+        return PlainMVSNet()
+    if title == "UCS-Net":
+        return PlainUCSNet()
+    ratios = (4.0, 2.0, 1.0) if title == "CasMVSNet" else (4.0, 1.0, 0.5)
+    return PlainCasMVSNet(interval_ratios=ratios, extra_convolution=title == "student", winner=title == "student")
+
+
+@pytest.mark.parametrize("title", ["CasMVSNet", "student", "teacher", "MVSNet", "MVSNet refined", "UCS-Net"])
+def test_a_published_checkpoint_imported_gives_the_numbers_of_the_published_network(title, tmp_path):
+    """Every published list of entries, saved from DataParallel, through the command; the judge loads them strictly."""
+    judge = judge_of(title).eval()
+    theirs = lively(judge.state_dict() if title == "UCS-Net" else listed(title))
+    torch.save({"epoch": 15, "model": {f"module.{k}": v for k, v in theirs.items()}}, tmp_path / "released.ckpt")
+    paths = ["--checkpoint", str(tmp_path / "released.ckpt"), "--out", str(tmp_path / "ours.pt")]
+    assert cli.main(["import-checkpoint", *paths]) == 0
+    content = checkpoints.read(tmp_path / "ours.pt")
+    network = build(**content["network"])
+    checkpoints.load_into(network, content, "ours.pt")
+    left_out = ("var_regression.", "refine_network.")
+    judge.load_state_dict({k: v for k, v in theirs.items() if not k.startswith(left_out)}, strict=True)
+    group, _ = plane_group()
+    with torch.no_grad():
+        ours, expected = network.eval()(group), judge(group)
+    for level, right in zip(ours, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        winner = network.read_out == "winner"
+        off = (level.depth(network.read_out) - depth_of(right, winner)).abs()
+        assert (off < 5e-2).float().mean() > (0.999 if winner else 0.99999)  # a winner may win by rounding
+        torch.testing.assert_close(level.logits.std(), right.logits.std(), rtol=1e-3, atol=1e-4)
+        assert right.probability().amax(dim=1).mean() > 1.5 / level.logits.shape[1]  # or the cost would not matter
 
 
 def test_what_was_left_out_of_a_teacher_is_said_by_name(tmp_path, capsys):

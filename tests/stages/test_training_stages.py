@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -59,7 +60,8 @@ def write_labels(path: Path, valid: bool | np.ndarray = True) -> None:
     with storage.create(path, kind="pseudo_label", views=4, size=(64, 96), attributes={"scan": "plane"}) as out:
         for i in range(4):
             mask = np.broadcast_to(valid, (64, 96))
-            out.write(i, mean=np.full((64, 96), 620.0, np.float32) * mask, variance=mask * np.float32(9), valid=mask)
+            mean, votes = np.full((64, 96), 620.0, np.float32) * mask, np.full((64, 96), 2) * mask
+            out.write(i, mean=mean, variance=mask * np.float32(9), valid=mask, votes=votes)
 
 
 def test_a_checkpoint_says_what_network_settings_and_code_it_came_from(trained):
@@ -81,6 +83,20 @@ def test_inference_writes_every_view_and_leaves_one_without_neighbours_unknown(t
         assert (confidence >= 0).all() and (confidence <= 1).all()
         assert maps.attributes["settings"] == InferenceSettings(views=3).canonical()
     assert "view 3 has no neighbour" in capsys.readouterr().out
+
+
+def test_a_checkpoint_from_before_an_option_of_its_network_infers_as_it_did(trained, scan, tmp_path):
+    content = checkpoints.read(trained / "checkpoint.pt")
+    for key in ("cost", "groups", "visibility"):
+        del content["network"][key]
+    checkpoints.save(tmp_path / "old.pt", content)
+    for path in (trained / "checkpoint.pt", tmp_path / "old.pt"):
+        infer.run(InferenceSettings(views=3), path, [scan], [tmp_path / f"{path.stem}.h5"])
+    found = []
+    for name in ("checkpoint.h5", "old.h5"):
+        with storage.open_views(tmp_path / name, kind="depth") as maps:
+            found.append(maps.read("depth", 0))
+    assert found[0].any() and (found[0] == found[1]).all()
 
 
 def test_a_network_of_one_level_teaches_infers_and_learns(scan, tmp_path):
@@ -278,6 +294,72 @@ def test_a_student_trains_from_scratch_on_labels_alone(scan, tmp_path):
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert {"divergence1", "divergence3", "labelled", "photometric_all"} <= set(header.split(","))
     assert len(rows) == 4 + 3
+
+
+FORMS = {
+    "l1": {"form": "l1"},
+    "cross_entropy": {"form": "cross_entropy"},
+    "released": {"form": "released"},
+    "confidence": {"confidence": {"variance": 1.0, "votes": 1.0}},
+    "penalty": {"form": "l1", "penalty": {"weight": 1.0}},
+}
+
+
+def student_of(loss: dict[str, Any], **more: Any) -> StudentSettings:
+    chosen = {**CHOICES, "network": small(STUDENT).network, "optimiser": {**SHORT, "epochs": 1}}
+    return StudentSettings.model_validate({**chosen, "loss": loss, **more})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_student_trains_with_every_loss(scan, tmp_path, form):
+    write_labels(tmp_path / "labels.h5")
+    for name, loss in (("plain", {"form": FORMS[form].get("form", "distillation")}), (form, FORMS[form])):
+        out = tmp_path / name
+        student.run(student_of(loss), [scan], [tmp_path / "labels.h5"], out / "a.pt", out / "metrics.csv")
+    first = [float(metrics_of(tmp_path / name)[0]["loss"]) for name in ("plain", form)]
+    assert all(value > 0 for value in first)
+    # labels are the same everywhere, but spacings are not; what the untrained student says is contradicted
+    assert (first[1] > 1.01 * first[0]) == (form == "penalty")
+
+
+def test_a_student_of_measured_depth_everywhere_takes_no_labels_and_learns_it(scan, tmp_path):
+    chosen = {"depth": "measured", "mask": "all"}
+    student.run(student_of({"form": "l1"}, supervision=chosen), [scan], [], tmp_path / "a.pt", tmp_path / "metrics.csv")
+    unmasked = 86 / 96
+    assert [float(row["labelled"]) for row in metrics_of(tmp_path)] == pytest.approx([unmasked] * 4)
+    write_labels(tmp_path / "labels.h5")
+    with pytest.raises(DataError, match=r"student: expected no pseudo labels .* found 1 .* leave --label out"):
+        student.run(
+            student_of({}, supervision=chosen), [scan], [tmp_path / "labels.h5"], tmp_path / "b.pt", tmp_path / "b.csv"
+        )
+
+
+def test_measured_depth_counts_where_the_labels_are_valid_if_that_is_the_mask(scan, tmp_path):
+    write_labels(tmp_path / "labels.h5", np.arange(96) < 34)
+    settings = student_of({"form": "l1"}, supervision={"depth": "measured", "mask": "validated"})
+    student.run(settings, [scan], [tmp_path / "labels.h5"], tmp_path / "a.pt", tmp_path / "metrics.csv")
+    assert [float(row["labelled"]) for row in metrics_of(tmp_path)] == pytest.approx([24 / 96] * 4)
+
+
+@pytest.mark.parametrize("supervision", [{}, {"mask": "all"}, {"depth": "measured"}])
+def test_a_student_that_reads_labels_is_not_trained_without_them(scan, tmp_path, supervision):
+    for nothing in ([], None):
+        with pytest.raises(DataError, match=r"student: expected a file of pseudo labels per scan .* give --label"):
+            student.run(
+                student_of({}, supervision=supervision), [scan], nothing, tmp_path / "a.pt", tmp_path / "metrics.csv"
+            )
+
+
+def test_a_scan_without_measured_depth_stops_a_student_of_it_before_it_trains(scan, tmp_path):
+    shutil.copytree(scan.parent, tmp_path / "plane")
+    manifest = json.loads((tmp_path / "plane" / "scan.json").read_text())
+    for view in manifest["views"]:
+        view["depth"] = None
+    (tmp_path / "plane" / "scan.json").write_text(json.dumps(manifest))
+    settings = student_of({}, supervision={"depth": "measured", "mask": "all"})
+    with pytest.raises(DataError, match=r"plane/scan\.json: expected measured depth to learn from, found none"):
+        student.run(settings, [tmp_path / "plane"], [], tmp_path / "a.pt", tmp_path / "metrics.csv")
+    assert not (tmp_path / "a.pt.progress").exists()
 
 
 def test_a_student_learns_nothing_outside_the_masks(scan, tmp_path):

@@ -37,7 +37,7 @@ TINY = {
     "resources": {rule: {"threads": 1} for rule in ("teacher", "student", "infer", "check", "fuse")},
 }
 """Two training scans, of which one is also evaluated, and one more to evaluate; few steps, so nothing is any good."""
-TINY["teacher"]["network"] = TINY["student"]["network"] = {"hypotheses": [8, 8, 8], "feature_channels": 2}
+TINY["teacher"]["network"] = TINY["student"]["network"] = {"hypotheses": [8, 8, 8], "feature_channels": 2, "groups": 1}
 
 
 @dataclass(frozen=True)

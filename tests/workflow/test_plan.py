@@ -138,6 +138,17 @@ def test_environments_name_the_versions_of_pyproject():
             assert version.startswith(named[conda.get(name, name)]), (path.name, name)
 
 
+def cores_of_rules(checkout, *arguments: str) -> dict[str, int]:
+    """What Snakemake plans to give every rule."""
+    with (checkout.folder / "workflow" / "Snakefile").open("a") as file:
+        file.write(
+            '\nfor found in workflow.rules:\n    print("cores of", found.name, found.resources["_cores"].value)\n'
+        )
+    checkout.configure("single.yaml", {**TINY, "scans_per_job": 1, "resources": {}})
+    done = checkout.snakemake(*arguments, "--configfile", "single.yaml")
+    return {name: int(cores) for name, cores in re.findall(r"^cores of (\w+) (\d+)$", done.stdout, re.MULTILINE)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "threads"),
     [
@@ -149,12 +160,12 @@ def test_environments_name_the_versions_of_pyproject():
     ],
 )
 def test_as_many_gpu_jobs_fit_on_the_cores_as_there_are_gpus(checkout, arguments, threads):
-    with (checkout.folder / "workflow" / "Snakefile").open("a") as file:
-        file.write(
-            '\nfor found in workflow.rules:\n    print("cores of", found.name, found.resources["_cores"].value)\n'
-        )
-    checkout.configure("single.yaml", {**TINY, "scans_per_job": 1, "resources": {}})
-    done = checkout.snakemake("-n", *arguments, "--configfile", "single.yaml")
-    cores = dict(re.findall(r"^cores of (\w+) (\d+)$", done.stdout, re.MULTILINE))
-    assert [int(cores[rule]) for rule in ("infer", "teacher", "student")] == [threads] * 3
-    assert int(cores["evaluate"]) == 4  # of the CPU, whatever there are of GPUs
+    cores = cores_of_rules(checkout, "-n", *arguments)
+    assert [cores[rule] for rule in ("infer", "teacher", "student")] == [threads] * 3
+    assert cores["evaluate"] == 4  # of the CPU, whatever there are of GPUs
+
+
+@pytest.mark.parametrize(("gpus", "threads"), [((), 5), (("--resources", "gpu=2"), 8)])
+def test_the_trainings_of_a_table_share_the_cores_of_a_machine_without_gpus(checkout, gpus, threads):
+    cores = cores_of_rules(checkout, "table6", "-n", "--cores", "16", *gpus)
+    assert cores["student"] == cores["teacher"] == threads

@@ -181,6 +181,18 @@ def threads_of(rule_name, default, gpus=0):
     return resource_of(rule_name, "threads", default)
 
 
+def threads_of_training(rule_name):
+    """The cores of a training: on CPUs alone, where a table has many of them, its share of the cores; two trainings on
+    a core each end sooner than one after the other on both."""
+    given = workflow.resource_settings
+    gpus = getattr(given.resources.get("gpu"), "value", 0)
+    most = 8
+    if ASKED and workflow.is_main_process and given.cores and not gpus:
+        beside = max(len({run.variant for run in runs_of(table, RUN)}) for table in ASKED)
+        most = max(1, min(most, given.cores // beside))
+    return threads_of(rule_name, most, gpus=1)
+
+
 def resources_of(rule_name, mem_mb, minutes, gpus=0):
     """The GPUs, memory (MB) and minutes that a job asks for, the last two doubled with every retry.
 

@@ -8,6 +8,7 @@ for place in PLAN.places_of("checkpoint", "teacher") + PLAN.places_of("checkpoin
             model + as_name(variant)
         input:
             scan=each("<results>/scans/{scan}/scan.json", TRAINING),
+            files=PLAN.settings(place).teacher.files,
         output:
             checkpoint=ensure(f"<results>/{place}/checkpoint.pt", non_empty=True),
             metrics=f"<results>/{place}/metrics.csv",
@@ -17,7 +18,7 @@ for place in PLAN.places_of("checkpoint", "teacher") + PLAN.places_of("checkpoin
             f"<results>/benchmarks/{place}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
-        threads: threads_of(model, 8, gpus=1)
+        threads: threads_of_training(model)
         resources:
             **resources_of(model, mem_mb=16000, minutes=2880, gpus=1),
         params:
@@ -34,6 +35,7 @@ rule student:
     input:
         scan=each("<results>/scans/{scan}/scan.json", TRAINING),
         label=labels_of_last_round,
+        files=lambda wildcards: PLAN.settings(wildcards.model).student.files,
     output:
         checkpoint=ensure("<results>/{model}/checkpoint.pt", non_empty=True),
         metrics="<results>/{model}/metrics.csv",
@@ -45,7 +47,7 @@ rule student:
         model=ROUND_PLACES,
     conda:
         "../../envs/kdmvs.yaml"
-    threads: threads_of("student", 8, gpus=1)
+    threads: threads_of_training("student")
     resources:
         **resources_of("student", mem_mb=16000, minutes=2880, gpus=1),
     params:
