@@ -304,7 +304,14 @@ def _draw_plane(axes: Axes, pair: Pair, it: Trace, shape: float) -> None:
     below = {"ref": not down, "src": down, "point": True, "point_back": False}
     for name, text in words.items():
         offset = (0, -13 if below[name] else 6)
-        axes.annotate(text, places[name], xytext=offset, textcoords="offset points", ha="center", fontsize=10)
+        axes.annotate(
+            text,
+            (float(places[name][0]), float(places[name][1])),
+            xytext=offset,
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
+        )
     corners = np.stack(list(places.values()))
     low, high = corners.min(axis=0), corners.max(axis=0)
     span = 1.25 * max(float(high[0] - low[0]), 1.35 * float(high[1] - low[1]) * shape, 1e-12)

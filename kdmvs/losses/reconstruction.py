@@ -136,7 +136,7 @@ def external_distance(
     if own == stride:
         reference = views[:, 0]
     else:
-        reference = at(0, pixel_grid(pixels.shape[1], pixels.shape[2], pixels).expand(len(pixels), -1, -1, -1))
+        reference = at(0, pixel_grid(*pixels.shape[1:3], pixels).expand(len(pixels), -1, -1, -1))
     return (at(source, pixels) - reference).abs().mean(dim=1)
 
 

@@ -283,9 +283,13 @@ def final_targets():
     return list(dict.fromkeys(found))
 
 
-def teachers(kind, figure, ending="h5"):
-    """The teacher's file of a kind, of the scan that a figure shows."""
-    return below(PLAN.place("", kind, "teacher"), f"{kind}/{RUN.shown_in(figure)}.{ending}")
+SHOWN_MODEL = RUN.models()[0]
+"""Whose depth and labels the paper's figures show: the teacher's, or where there is none the first student's."""
+
+
+def of_shown_model(kind, figure):
+    """The maps of a kind, of the scan that a figure shows."""
+    return below(PLAN.place("", kind, SHOWN_MODEL), f"{kind}/{RUN.shown_in(figure)}.h5")
 
 
 def with_a_network():

@@ -30,7 +30,7 @@ rule figure3:
 rule figure4:
     input:
         scan=scan_of("figure4"),
-        depth=teachers("depth", "figure4"),
+        depth=of_shown_model("depth", "figure4"),
     output:
         paper_figure(4),
     log:
@@ -45,7 +45,7 @@ rule figure4:
     params:
         settings=settings("figure4"),
         code=code("figure_warping"),
-        model="teacher",
+        model=SHOWN_MODEL,
     message:
         "figure4: photometric warping"
     shell:
@@ -56,8 +56,8 @@ rule figure4:
 rule figure5:
     input:
         scan=scan_of("figure5"),
-        depth=teachers("depth", "figure5"),
-        agreement=teachers("agreement", "figure5"),
+        depth=of_shown_model("depth", "figure5"),
+        agreement=of_shown_model("agreement", "figure5"),
     output:
         paper_figure(5),
     log:
@@ -72,7 +72,7 @@ rule figure5:
     params:
         settings=settings("figure5"),
         code=code("figure_check"),
-        model="teacher",
+        model=SHOWN_MODEL,
     message:
         "figure5: the cross-view check of two pixels"
     shell:
@@ -116,8 +116,8 @@ for number in (6, 7):
 rule figure8:
     input:
         scan=scan_of("figure8"),
-        depth=teachers("depth", "figure8"),
-        label=teachers("labels", "figure8"),
+        depth=of_shown_model("depth", "figure8"),
+        label=of_shown_model("labels", "figure8"),
     output:
         paper_figure(8),
     log:
@@ -132,7 +132,7 @@ rule figure8:
     params:
         settings=settings("figure8"),
         code=code("figure_depth"),
-        model="teacher",
+        model=SHOWN_MODEL,
     message:
         "figure8: depth maps, pseudo labels and their errors"
     shell:
