@@ -197,7 +197,7 @@ Path("e/teacher/evaluation/scan.json").write_text(json.dumps(scores))
 for call in (
     'prepare --settings {"kind":"mvsnet","root":"data"} --name scan --out out/scan.json',
     "curves --metrics metrics.csv --model teacher --out curves.png",
-    "summarise --experiment e --recipe r --evaluation e/teacher/evaluation/scan.json --out summary.csv --per-scan b.csv",
+    "summarise --experiment e --recipe r --evaluation e/teacher/evaluation/scan.json --out summary.csv --per-scan b",
     "compare --variant e --changes nothing --summary summary.csv --out comparison.csv",
     "show .",
 ):
