@@ -1224,8 +1224,9 @@ class RunSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _a_recipe_lies_under_what_is_given(cls, values: Any) -> Any:
-        name = values.get("recipe", "paper") if isinstance(values, Mapping) else None
-        return laid_under(recipe(name), values) if name in get_args(RecipeName) else values
+        if not isinstance(values, Mapping) or values.get("recipe", "paper") not in get_args(RecipeName):
+            return values
+        return laid_under(recipe(values.get("recipe", "paper")), values)
 
     @model_validator(mode="after")
     def _every_check_is_a_check(self) -> RunSettings:

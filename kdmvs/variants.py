@@ -170,8 +170,8 @@ METHOD = ("teacher", "student", "inference", "consistency", "consistency_of", "e
 def recipe_in_words(run: RunSettings) -> str:
     """The recipe of a run, and what was changed of its method: `short; fusion.least_votes=3`. Lengths do not count."""
     plain = {"experiment": "plain", "dataset": {"kind": "synthetic"}, "scans": {"training": ["plain"]}}
-    given = parse(RunSettings, {"recipe": run.recipe, **plain}, "recipe").model_dump(include=set(METHOD))
-    before, after = dict(flat(given)), dict(flat(run.model_dump(include=set(METHOD))))
+    alone: RunSettings = parse(RunSettings, {"recipe": run.recipe, **plain}, "recipe")
+    before, after = (dict(flat(settings.model_dump(include=set(METHOD)))) for settings in (alone, run))
     changed = {key: value for key, value in after.items() if before.get(key) != value and ".optimiser." not in key}
     return "; ".join([run.recipe, *([in_words(changed)] if changed else [])])
 

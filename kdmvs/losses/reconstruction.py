@@ -136,7 +136,8 @@ def external_distance(
     if own == stride:
         reference = views[:, 0]
     else:
-        reference = at(0, pixel_grid(*pixels.shape[1:3], pixels).expand(len(pixels), -1, -1, -1))
+        _, height, width, _ = pixels.shape
+        reference = at(0, pixel_grid(height, width, pixels).expand(len(pixels), -1, -1, -1))
     return (at(source, pixels) - reference).abs().mean(dim=1)
 
 

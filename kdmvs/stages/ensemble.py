@@ -42,11 +42,11 @@ def run(settings: EnsembleSettings, depth: list[Path], out: list[Path]) -> None:
             known = 0
             with storage.create(out[k], kind="depth", views=views, size=size, attributes=attributes) as written:
                 for i in range(views):
-                    maps = (
-                        torch.stack([torch.from_numpy(f.read(key, i)) for f in files])
+                    maps, confidences = (
+                        torch.stack([torch.from_numpy(file.read(key, i)) for file in files])
                         for key in ("depth", "confidence")
                     )
-                    found = combined(*maps, settings.relative_depth_error)
+                    found = combined(maps, confidences, settings.relative_depth_error)
                     written.write(i, depth=found.depth.numpy(), confidence=found.confidence.numpy())
                     known += int((found.depth > 0).sum())
         print(f"ensemble {name}: {count} models, depth known at {known / (views * size[0] * size[1]):.1%} -> {out[k]}")

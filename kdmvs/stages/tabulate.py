@@ -58,16 +58,17 @@ def run(
     scans = set()
     for name, of_model, path in zip(row, model, summary, strict=True):
         try:
-            rows = pd.read_csv(path).set_index("model")
+            rows = {str(line["model"]): line for line in pd.read_csv(path).to_dict("records")}
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise FormatError(f"{path}: expected a summary (CSV), found {reason}; run summarise again") from None
-        if of_model not in rows.index:
-            raise DataError(f"{path}: expected a row of {of_model}, found {', '.join(map(str, rows.index))}")
-        scores = rows.loc[of_model]
+        if of_model not in rows:
+            raise DataError(f"{path}: expected a row of {of_model}, found {', '.join(rows)}")
+        scores = rows[of_model]
         scans.add(int(scores["scans"]))
+        values = {key: scores.get(key) for key in TABLES[table].metrics}
         found.setdefault(name, []).append(
-            {key: None if pd.isna(scores.get(key)) else float(scores[key]) for key in TABLES[table].metrics}
+            {key: None if value is None or pd.isna(value) else float(value) for key, value in values.items()}
         )
     written = paper_table.Written(TABLES[table], found)
     seeds = len(next(iter(found.values())))
