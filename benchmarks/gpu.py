@@ -314,6 +314,9 @@ def casmvsnet(plan: Plan) -> CasMVSNet:
         feature_channels=8,
         regulariser_channels=(8, 8, 8),
         extra_convolution=False,
+        cost="variance",
+        groups=8,
+        visibility=False,
         read_out="expectation",
     )
 

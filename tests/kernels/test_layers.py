@@ -150,6 +150,9 @@ def test_a_network_of_channels_that_are_no_multiple_of_eight_runs_all_the_same()
         feature_channels=3,
         regulariser_channels=(4, 4, 4),
         extra_convolution=False,
+        cost="variance",
+        groups=8,
+        visibility=False,
         read_out="expectation",
     )
     of = group(1, 3, 64, 64)
