@@ -57,7 +57,7 @@ def write_maps(folder: Path, scan: Scan, error: float = 3.0) -> dict[str, Path]:
             assert truth is not None
             depths.write(i, depth=truth.numpy() + error, confidence=some / 2)
             agreement.write(i, valid=valid, votes=2 * some, first=some, second=some)
-            labels.write(i, mean=truth.numpy() * valid, variance=some * valid, valid=valid)
+            labels.write(i, mean=truth.numpy() * valid, variance=some * valid, valid=valid, votes=2 * some)
     truth = scan.measured_depth(0)
     assert truth is not None
     paths["cloud"] = folder / f"fused/{scan.name}.ply"

@@ -84,6 +84,15 @@ def test_without_evaluation_scans_the_other_figures_show_a_training_scan(checkou
     assert set(others) <= set(planned(checkout, others, "blind.yaml"))
 
 
+def test_a_run_without_a_teacher_shows_its_student(checkout):
+    supervised = {"network": {}, "supervision": {"depth": "measured", "mask": "all"}}
+    checkout.configure("supervised.yaml", {**TINY, "student": supervised})
+    found = planned(checkout, FIGURES, "supervised.yaml")
+    assert set(FIGURES) <= set(found)
+    assert found["encode_round1"] == 1
+    assert not found["teacher"]
+
+
 def test_every_figure_has_its_caption():
     assert "../report/figure{number}.rst" in (ROOT / "workflow" / "rules" / "common.smk").read_text()
     for figure in FIGURES:
