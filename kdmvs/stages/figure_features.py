@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kdmvs.config import FigureSettings
+from kdmvs.config import FigureSettings, NetworkSettings, parse
 from kdmvs.errors import FormatError
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def internal_of(scan: Scan, view: int, checkpoint: Path, model: str) -> list[Fea
     content = checkpoints.read(checkpoint)
     if "network" not in content:
         raise FormatError(f"{checkpoint}: expected a checkpoint of this workflow, found one without `network`")
-    network = build(**content["network"])
+    described: Any = parse(NetworkSettings, content["network"], str(checkpoint))  # options it was saved without: unset
+    network = build(**described.model_dump())
     checkpoints.load_into(network, content, str(checkpoint))
     here = device.choose()
     device.prepared(network, here).eval()
@@ -66,7 +67,7 @@ def internal_of(scan: Scan, view: int, checkpoint: Path, model: str) -> list[Fea
         if level.features is not None:
             stride = group.images.shape[-1] // level.features.shape[-1]
             values = level.features[0, 0].float().cpu().numpy()
-            words = f"{model}'s own {content['network']['name']}, {where if len(shown) > 1 else 'only'} level"
+            words = f"{model}'s own {described.name}, {where if len(shown) > 1 else 'only'} level"
             found.append(Features(f"internal, {_at(stride)}", words, stride, values))
     return found
 

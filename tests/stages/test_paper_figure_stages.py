@@ -80,7 +80,8 @@ def without_truth(folder: Path) -> Scan:
 def write_checkpoint(path: Path, network: CasMVSNetSettings | MVSNetSettings) -> Path:
     torch.manual_seed(0)
     described = network.model_dump(mode="json")
-    checkpoints.save(path, {"model": build(**described).state_dict(), "network": described})
+    of_before = {key: value for key, value in described.items() if key not in ("cost", "groups", "visibility")}
+    checkpoints.save(path, {"model": build(**described).state_dict(), "network": of_before})
     return path
 
 
