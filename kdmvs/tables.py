@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from kdmvs.config import RunSettings
+import yaml
+
+from kdmvs.config import RunSettings, parse
 from kdmvs.errors import SettingsError
 
+OWN, EMBEDDED = "config/config.yaml", "config/demo.yaml"
+"""The configuration that is taken where none is given, and the one that needs no data."""
+CHOSEN = "KDMVS_DEFAULT"
+"""The environment variable by which Snakemake's jobs, whose command line is another, know its choice of the two."""
 ASKED = "KDMVS_TABLES"
 """The environment variable by which Snakemake's jobs know the tables that its command line has named."""
 
@@ -164,6 +172,26 @@ class Trained:
     variant: str
 
 
+def default_configuration(arguments: Sequence[str]) -> str:
+    """config/config.yaml; for a table or figure of the paper whose data are not there, the embedded default.
+
+    Args:
+        arguments: the command line, which names the targets.
+    """
+    if not any(re.fullmatch(r"table\d|figure\d", word) for word in arguments):
+        return os.environ.get(CHOSEN, OWN)
+    try:
+        values = yaml.safe_load(Path(OWN).read_text())
+        root = values["dataset"]["root"]
+        chosen = OWN if Path(root).is_dir() else EMBEDDED
+    except (OSError, yaml.YAMLError, KeyError, TypeError):  # it will be said what is wrong with it, or it needs no data
+        return OWN
+    if chosen == EMBEDDED:
+        print(f"kdmvs: no data in {root} ({OWN}); taking the embedded default, {EMBEDDED}", file=sys.stderr)
+    os.environ[CHOSEN] = chosen
+    return chosen
+
+
 def asked(arguments: Sequence[str], run: RunSettings) -> tuple[str, ...]:
     """The tables that a command line names, that a job's Snakemake has named, and that the run's settings name.
 
@@ -204,8 +232,6 @@ def with_tables(run: RunSettings, names: Sequence[str]) -> RunSettings:
     Raises:
         SettingsError: what a table needs is not said, or a change does not validate.
     """
-    from kdmvs.config import parse
-
     variants: dict[str, dict[str, Any]] = dict(run.variants)
     for name in names:
         for trained in runs_of(name, run):
@@ -217,6 +243,16 @@ def with_tables(run: RunSettings, names: Sequence[str]) -> RunSettings:
         return run
     values = run.model_dump()
     return parse(RunSettings, {**values, "variants": variants}, f"tables ({', '.join(names)})")
+
+
+def base_of(table: str, run: RunSettings) -> RunSettings:
+    """The run as a table's rows have it in common."""
+    changes = run.tables.changes.get(table)
+    if not changes:
+        return run
+    values = {**run.model_dump(), "variants": {"base": changes}, "sweep": {}}
+    found: RunSettings = parse(RunSettings, values, f"tables.changes.{table}")
+    return found.experiments()["base"]
 
 
 def _external(table: str, run: RunSettings) -> dict[str, Any]:

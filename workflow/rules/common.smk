@@ -7,24 +7,10 @@ from collections import namedtuple
 from functools import cache, partial
 from pathlib import Path
 
-# The library beside this workflow; where the workflow is a module from a repository, the one that is installed.
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
-BESIDE = [str(ROOT)] if (ROOT / "kdmvs").is_dir() else []
-sys.path[:0] = BESIDE
-
-try:
-    import kdmvs.config
-except ModuleNotFoundError as error:
-    print(
-        f"kdmvs: expected the library beside the workflow or installed, found no module {error.name}; "
-        "`pip install` the version of kdmvs that the workflow comes from",
-        file=sys.stderr,
-    )
-    sys.exit(2)
 from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import changes_digest, code_digest, files_digest
-from kdmvs.tables import TABLES, asked, is_of_table, model_of, notes_of, runs_of, with_tables
+from kdmvs.tables import TABLES, asked, base_of, is_of_table, model_of, notes_of, runs_of, with_tables
 from kdmvs.variants import Plan, in_words, maker, recipe_in_words, schedule_in_words, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new

@@ -28,14 +28,15 @@ for table in ASKED:
         params:
             table=table,
             experiment=RUN.experiment,
-            recipe=recipe_in_words(RUN),
-            schedule=schedule_in_words(RUN),
+            caption=TABLES[table].caption,
+            recipe=recipe_in_words(base_of(table, RUN)),
+            schedule=schedule_in_words(base_of(table, RUN)),
             rows=[run.row.name for run in runs],
             models=[model_of(run.row, PLAN.experiments[run.variant]) for run in runs],
             notes=notes_of(table, RUN),
             code=code("tabulate"),
         message:
-            "{params.table} of the paper: " + TABLES[table].caption
+            "{params.table} of the paper: {params.caption}"
         shell:
             "python -m kdmvs.gpu 0 -- python -m kdmvs tabulate --table {params.table:q}"
             " --experiment {params.experiment:q} --recipe {params.recipe:q} --schedule {params.schedule:q}"
