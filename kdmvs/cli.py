@@ -42,6 +42,7 @@ STAGES = (
     "summarise",
     "compare",
     "tabulate",
+    "bundle",
     "figure_features",
     "figure_warping",
     "figure_check",
@@ -50,7 +51,7 @@ STAGES = (
 )
 """The stages in the order of the pipeline; each is `run` of the module of that name in `kdmvs.stages`."""
 
-ALONE = ("export", "bundle")
+ALONE = ("export",)
 """Stages that no rule of the workflow calls."""
 
 MAKE_ROOM = "make room and start again; what is finished is kept"

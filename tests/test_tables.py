@@ -53,6 +53,24 @@ def test_overall_of_the_paper_is_the_mean_of_its_two_others(name: str) -> None:
         assert all(abs((a + c) / 2 - overall) <= 0.00101 for a, c, overall in numbers)
 
 
+@pytest.mark.parametrize("name", ["table2", "table3"])
+def test_means_of_the_papers_f_scores_are_those_of_their_scenes(name: str) -> None:
+    for _, (mean, *scenes) in TABLES[name].others:
+        assert mean == pytest.approx(sum(scenes) / len(scenes), abs=0.011)
+
+
+def test_a_table_whose_truth_is_hidden_says_where_the_bundle_lies(tmp_path) -> None:
+    out, numbers = tmp_path / "table3.md", tmp_path / "table3.csv"
+    tabulate.run("table3", "tnt", "paper", "5 epochs", None, None, None, None, out, numbers)
+    assert "to upload for scores lies in table3/ beside this file" in out.read_text()
+    assert pd.read_csv(numbers)["Mean_paper"].tolist()[-1] == 37.96
+
+
+def test_a_run_without_its_scenes_is_told_where_they_are() -> None:
+    with pytest.raises(SettingsError, match=r"table2: expected scenes of @tanks-intermediate .* take config/tanks"):
+        tables.asked(["table2"], run())
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_the_order_that_is_checked_is_the_papers(name: str) -> None:
     rows = [TABLES[name].rows[k].paper for k in TABLES[name].order]

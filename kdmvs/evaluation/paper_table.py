@@ -33,6 +33,14 @@ class Written:
         where the numbers cannot.
         """
         metrics, rows = self.table.metrics, self.table.rows
+        if not rows:
+            lines = [
+                ["", *metrics],
+                *([name, *(f"{value:g}" for value in values)] for name, values in self.table.others),
+            ]
+            return "\n".join(
+                [f"# {title}: {self.table.caption}", "", *(f"{line}\n" for line in about), _table(lines), ""]
+            )
         last = NAMES[metrics[-1]]
         head = [
             "",
@@ -72,7 +80,9 @@ class Written:
 
     def numbers(self) -> pd.DataFrame:
         """One line for each row: mean, standard deviation and number of runs of every metric, and the paper's."""
-        lines = []
+        lines: list[dict[str, str | float | int | None]] = []
+        for name, values in self.table.others if not self.table.rows else ():
+            lines.append({"row": name, **{f"{m}_paper": v for m, v in zip(self.table.metrics, values, strict=True)}})
         for row in self.table.rows:
             line: dict[str, str | float | int | None] = {"row": row.name, "runs": len(self.runs.get(row.name, ()))}
             for k, metric in enumerate(self.table.metrics):

@@ -64,6 +64,9 @@ def test_tables_of_whole_data_sets_are_planned_from_their_folders(checkout):
         teachers = sum(count for rule, count in planned.items() if rule.startswith("teacher"))
         assert (teachers, planned["student"]) == trainings, planned
         assert planned[table] == 1
+    done = checkout.snakemake("table3", "-n", "--configfile", "config/tanks_and_temples.yaml")
+    planned = jobs_in(done.stdout + done.stderr)
+    assert (planned["table3"], planned["fuse_round2"]) == (1, 6)
 
 
 def test_without_data_a_table_is_made_from_the_embedded_default(checkout):
