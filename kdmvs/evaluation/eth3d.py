@@ -107,8 +107,8 @@ def score(
 ) -> Eth3dScore:
     """Score a cloud against laser scans, one after the other: memory follows the largest scan, not their sum.
 
-    Per point of the scan in hand some 100 bytes, per point of the cloud 60, and 16 bytes and 16 per tolerance for every
-    occupied voxel.
+    Per point of the scan in hand some 100 bytes, per point of the cloud 60 (measured, under 125 for each of 3 and 4
+    million together), and 8 bytes and 16 per tolerance for every occupied voxel of either grid.
 
     Args:
         cloud: in the world frame, metres.

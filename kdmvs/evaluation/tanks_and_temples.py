@@ -84,8 +84,9 @@ def score(
 ) -> TanksScore:
     """Score a cloud of any frame and scale against the measured cloud of its scene.
 
-    Memory: 24 bytes per point of either cloud that lies in the crop volume, and some 32 more while voxels are averaged;
-    the last ICP stage adds a KD-tree over at most 6 million points. Points are moved in double precision, some at once.
+    Memory: 24 bytes per point of either cloud that lies in the crop volume, as much again while voxels are averaged and
+    compared, and in the last stage of ICP a KD-tree over at most 6 million points: measured, 120 bytes per point of
+    both clouds together (3 and 4 million). Points are moved in double precision, some at once.
 
     Args:
         cloud: in the frame of `cameras`.

@@ -38,6 +38,8 @@ def test_in_front_is_wrong_behind_and_beside_is_unobserved() -> None:
     for points, accuracy, unobserved in ((in_front, 0, 0), (behind, 0, 1), (beside, 0, 1), (opposite, 0, 1)):
         found = score(to_world(points), [(hits, AWAY)], tolerances=(0.02,))
         assert (found.accuracy[0.02], found.unobserved[0.02]) == (accuracy, unobserved)
+    found = score(to_world(np.concatenate((hits, behind, beside))), [(hits, AWAY)], tolerances=(0.02,))
+    assert (found.accuracy[0.02], found.unobserved[0.02]) == (1, pytest.approx(2 / 3))
     line = hits[:1] / 3 * np.linspace(2, 3, 101)[:, None]  # a centimetre apart, one point of all in reach of the hit
     found = score(to_world(line), [(hits, AWAY)], tolerances=(0.002,))
     assert found.accuracy[0.002] == pytest.approx(1 / 101, abs=0.005)
