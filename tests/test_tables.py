@@ -55,7 +55,9 @@ def test_overall_of_the_paper_is_the_mean_of_its_two_others(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["table2", "table3"])
 def test_means_of_the_papers_f_scores_are_those_of_their_scenes(name: str) -> None:
-    for _, (mean, *scenes) in TABLES[name].others:
+    for method, (mean, *scenes) in TABLES[name].others:
+        if (name, method) == ("table2", "COLMAP"):
+            continue  # the paper prints 26.63 for Horse and a mean that fits 25.63
         assert mean == pytest.approx(sum(scenes) / len(scenes), abs=0.011)
 
 

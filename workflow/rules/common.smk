@@ -175,7 +175,7 @@ def threads_of_training(rule_name):
     most = 8
     if ASKED and workflow.is_main_process and given.cores and not gpus:
         beside = max(len({run.variant for run in runs_of(table, RUN)}) for table in ASKED)
-        most = max(1, min(most, given.cores // beside))
+        most = max(1, min(most, given.cores // max(1, beside)))
     return threads_of(rule_name, most, gpus=1)
 
 
