@@ -90,9 +90,11 @@ def read(
     if reference is not None and not reference.is_file():
         if not (may_lack and reference.parent.is_dir()):
             raise DataError(
-                f"{reference}: expected the measured cloud of {name}, found none; add it or unset dataset.reference_root"
+                f"{reference}: expected the measured cloud of {name}, found none; add it or unset "
+                "dataset.reference_root"
             )
-        reference, notes = None, [f"no measured cloud {reference.name}: it cannot be scored against one"]
+        notes = [f"no measured cloud {reference.name}: it cannot be scored against one"]
+        reference = None
     if may_lack and truth and not any(path.exists() for path in truth.values()):
         truth, notes = {}, [*notes, "no observability mask and no plane: evaluation.protocol dtu cannot score it"]
 
