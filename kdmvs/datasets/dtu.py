@@ -90,7 +90,8 @@ def read(
     if reference is not None and not reference.is_file():
         if not (may_lack and reference.parent.is_dir()):
             raise DataError(
-                f"{reference}: expected the measured cloud of {name}, found none; add it, or no dataset.reference_root"
+                f"{reference}: expected the measured cloud of {name}, found none; add it or unset "
+                "dataset.reference_root"
             )
         notes = [f"no measured cloud {reference.name}: it cannot be scored against one"]
         reference = None

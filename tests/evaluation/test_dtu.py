@@ -173,7 +173,7 @@ def test_a_damaged_mask_names_its_file(tmp_path: Path) -> None:
     path = scan.truth("plane")
     path.unlink()
     path.write_bytes(b"P = [0 0 1 0]")
-    with pytest.raises(FormatError, match=r"plane\.mat: expected a MATLAB file with P, found none"):
+    with pytest.raises(FormatError, match=r"plane\.mat: expected a MATLAB file with P, found another kind"):
         evaluate.score_cloud(EvaluationSettings(protocol="dtu"), scan, tmp_path / "fused.ply")
 
 

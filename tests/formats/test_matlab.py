@@ -58,7 +58,7 @@ def test_the_files_are_read_before_they_are_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"BB": None}, "found BB 0 times"),
+        ({"BB": None}, "found no BB"),
         ({"ObsMask": "text"}, "found ObsMask to be no array of numbers but char"),
         ({"ObsMask": {"a": 1}}, "found ObsMask to be no array of numbers but struct"),
         ({"ObsMask": MASK * 1j}, "found ObsMask to be no array of real numbers"),
@@ -88,6 +88,39 @@ def test_numbers_that_are_no_plane_are_refused(tmp_path: Path, P: object) -> Non
         read_plane(tmp_path / "plane.mat")
 
 
+def test_an_element_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
+    """One such byte, here in the data of BB, is what scipy 1.17 does not survive."""
+    data = bytearray(FILES[False])
+    at = data.index(b"BB") + 4
+    assert data[at] == 9  # doubles
+    data[at] = 0xD2
+    (tmp_path / "mask.mat").write_bytes(data)
+    with pytest.raises(FormatError, match=r"mask\.mat: .*found BB to be no array of real numbers"):
+        read_observability(tmp_path / "mask.mat")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "f4", "f8", ">f8", ">i2"])
+def test_numbers_are_those_that_scipy_has_written(tmp_path: Path, dtype: str) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    for packed in (False, True):
+        (tmp_path / "a.mat").write_bytes(written(packed, one=values[0, 0, :1], many=values, word="w", cell={"a": 1}))
+        found = read_matlab(tmp_path / "a.mat", ("many", "one"))
+        np.testing.assert_array_equal(found["many"], values)
+        assert found["one"].tolist() == [[0]]
+
+
+def test_the_other_byte_order_is_read_as_well(tmp_path: Path) -> None:
+    """Written by hand: scipy writes that of its machine."""
+    numbers = np.array([0.5, -1, 2, 9], dtype=">f8").tobytes()
+    element = (
+        struct.pack(">IIII", 6, 8, 6, 0) + struct.pack(">IIii", 5, 8, 4, 1) + struct.pack(">HH4s", 1, 1, b"P\0\0\0")
+    )
+    element += struct.pack(">II", 9, 32) + numbers
+    data = b"MATLAB 5.0".ljust(124) + b"\x01\x00MI" + struct.pack(">II", 14, len(element)) + element
+    (tmp_path / "plane.mat").write_bytes(data)
+    assert read_plane(tmp_path / "plane.mat").tolist() == [0.5, -1, 2, 9]
+
+
 def header(sides: tuple[int, ...], name: bytes = b"P") -> bytes:
     """A MATLAB 5 file with one array of doubles of these sides, whose numbers are missing."""
     elements = struct.pack("<IIII", 6, 8, 6, 0) + struct.pack("<II", 5, 4 * len(sides))
@@ -107,7 +140,7 @@ def test_a_shape_that_the_files_bytes_cannot_hold_is_refused_before_it_is_made(t
 def test_a_name_twice_a_missing_file_and_the_other_format_say_so(tmp_path: Path) -> None:
     twice = PLANE + PLANE[128:]
     (tmp_path / "a.mat").write_bytes(twice)
-    with pytest.raises(FormatError, match="found P 2 times"):
+    with pytest.raises(FormatError, match="found P twice"):
         read_plane(tmp_path / "a.mat")
     with pytest.raises(FormatError, match=r"b\.mat: expected a MATLAB file with P, found No such file"):
         read_plane(tmp_path / "b.mat")
