@@ -81,8 +81,8 @@ class Written:
     def numbers(self) -> pd.DataFrame:
         """One line for each row: mean, standard deviation and number of runs of every metric, and the paper's."""
         lines: list[dict[str, str | float | int | None]] = []
-        for name, values in self.table.others if not self.table.rows else ():
-            lines.append({"row": name, **{f"{m}_paper": v for m, v in zip(self.table.metrics, values, strict=True)}})
+        for name, theirs in self.table.others if not self.table.rows else ():
+            lines.append({"row": name, **{f"{m}_paper": v for m, v in zip(self.table.metrics, theirs, strict=True)}})
         for row in self.table.rows:
             line: dict[str, str | float | int | None] = {"row": row.name, "runs": len(self.runs.get(row.name, ()))}
             for k, metric in enumerate(self.table.metrics):
