@@ -145,6 +145,17 @@ def test_a_row_is_mean_and_deviation_beside_the_paper_and_shares_can_be_compared
     assert "holds in the mean, and with 1 of 2 seeds" in written.findings()[0]
 
 
+def test_the_order_of_every_two_rows_is_said() -> None:
+    assert len(Written(TABLES["table5"], of_table5(3.0, 4.0, 2.0)).findings()) == 3
+    held = ["does not hold" not in text for text in Written(TABLES["table5"], of_table5(3.0, 4.0, 2.0)).findings()]
+    assert held == [False, True, True]  # external against photometric; internal against photometric, external
+
+
+def of_table5(*overall: float) -> dict[str, list[dict[str, float | None]]]:
+    rows = zip(TABLES["table5"].rows, overall, strict=True)
+    return {row.name: [{"accuracy": 1.0, "completeness": 1.0, "overall": value}] for row, value in rows}
+
+
 def test_an_order_that_is_not_the_papers_is_said() -> None:
     runs = {"one": [{"accuracy": 1.0, "overall": 1.0}], "two": [{"accuracy": 1.0, "overall": 2.0}]}
     assert "does not hold in the mean, and with 0 of 1 seeds" in Written(TABLE, runs).findings()[0]
