@@ -85,7 +85,7 @@ def run(scan, tmp_path_factory):
         fuse.run(FusionSettings(), [scan], [depth], [cloud])
         evaluate.run(EvaluationSettings(), [scan], [depth], [cloud], [scores])
     files = [folder / model / "evaluation" / "plane.json" for model in ("round1", "teacher")]
-    summarise.run("tiny", files, folder / "summary.csv", folder / "per_scan.csv")
+    summarise.run("tiny", "paper", files, folder / "summary.csv", folder / "per_scan.csv")
     return folder
 
 
@@ -212,7 +212,7 @@ def test_summarise_names_the_file_that_is_no_evaluation(run, tmp_path):
     bad = tmp_path / "bad.json"
     bad.write_text('{"scan": "a"')
     with pytest.raises(FormatError, match=r"bad.json: expected JSON"):
-        summarise.run("tiny", [bad], tmp_path / "summary.csv", tmp_path / "per_scan.csv")
+        summarise.run("tiny", "paper", [bad], tmp_path / "summary.csv", tmp_path / "per_scan.csv")
     twice = [run / "teacher/evaluation/plane.json"] * 2
     with pytest.raises(DataError, match="model teacher, scan plane was already given"):
-        summarise.run("tiny", twice, tmp_path / "summary.csv", tmp_path / "per_scan.csv")
+        summarise.run("tiny", "paper", twice, tmp_path / "summary.csv", tmp_path / "per_scan.csv")
