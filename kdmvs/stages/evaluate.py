@@ -107,7 +107,7 @@ def score_by_dtu(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[s
     missing = [name for name, there in found.items() if there is None]
     if reference is None or observability is None or plane is None:
         raise DataError(
-            f"scan {scan.name}: evaluation.protocol dtu expected a {', a '.join(found)}, found no "
+            f"scan {scan.name}: evaluation.protocol dtu expected {', '.join(found)}, found no "
             f"{' and no '.join(missing)}; set dataset.reference_root and dataset.observability_root and prepare the "
             "scan again, or take the plain protocol"
         )

@@ -135,6 +135,9 @@ def test_a_shape_that_the_files_bytes_cannot_hold_is_refused_before_it_is_made(t
         (tmp_path / "plane.mat").write_bytes(header(sides))
         with pytest.raises(FormatError, match=r"plane\.mat: expected .* found P of .* numbers in \d{3} bytes"):
             read_matlab(tmp_path / "plane.mat", ("P",))
+    (tmp_path / "plane.mat").write_bytes(header((4, 1)))
+    with pytest.raises(FormatError, match=r"found 2147483640 bytes for P of 4 x 1 numbers"):
+        read_matlab(tmp_path / "plane.mat", ("P",))
 
 
 def test_a_name_twice_a_missing_file_and_the_other_format_say_so(tmp_path: Path) -> None:
