@@ -28,8 +28,7 @@ ASKED = "KDMVS_TABLES"
 """The environment variable by which Snakemake's jobs know the tables that its command line has named."""
 
 CLOUD = ("accuracy", "completeness", "overall")
-MAPS = ("epe", "e1", "e3")
-F_SCORE = ("f",)
+MAPS = ("epe_steps", "e1_percent", "e3_percent")
 SUPERVISED: Mapping[str, Any] = {
     "rounds": 1,
     "student.supervision.depth": "measured",

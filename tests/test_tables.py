@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from kdmvs import tables
-from kdmvs.config import RunSettings, parse
+from kdmvs.config import EvaluationSettings, RunSettings, parse
 from kdmvs.errors import DataError, SettingsError
+from kdmvs.evaluation.depth_maps import StepScorer
 from kdmvs.evaluation.paper_table import Written
+from kdmvs.evaluation.point_clouds import CloudScore
 from kdmvs.stages import tabulate
 from kdmvs.tables import TABLES, Row, Table, model_of, runs_of, with_tables
 from kdmvs.variants import Plan
@@ -51,6 +54,15 @@ def test_overall_of_the_paper_is_the_mean_of_its_two_others(name: str) -> None:
     if TABLES[name].metrics == tables.CLOUD:
         numbers = [row.paper for row in TABLES[name].rows if row.paper] + [n for _, n in TABLES[name].others]
         assert all(abs((a + c) / 2 - overall) <= 0.00101 for a, c, overall in numbers)
+
+
+def test_the_columns_of_the_tables_are_those_that_an_evaluation_has() -> None:
+    settings = EvaluationSettings()
+    maps = StepScorer(settings.darmon.planes, settings.darmon.thresholds).score().flat()
+    clouds = {field.name for field in fields(CloudScore)}
+    for table in TABLES.values():
+        if table.rows:
+            assert set(table.metrics) <= clouds or set(table.metrics) <= maps.keys()
 
 
 @pytest.mark.parametrize("name", ["table2", "table3"])

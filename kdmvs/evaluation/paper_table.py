@@ -15,7 +15,8 @@ Scores = Mapping[str, float | None]
 """A metric's name -> its value in one run; None where there is no truth to score against."""
 
 NAMES = {
-    "accuracy": "Acc.", "completeness": "Comp.", "overall": "Overall", "epe": "EPE", "e1": "e1", "e3": "e3", "f": "F",
+    "accuracy": "Acc.", "completeness": "Comp.", "overall": "Overall", "epe_steps": "EPE", "e1_percent": "e1",
+    "e3_percent": "e3",
 }  # fmt: skip
 
 
