@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdmvs.errors import DataError
 from kdmvs.networks.cost_volume import CostRegulariser, range_hypotheses
-from kdmvs.networks.feature_pyramid import FeaturePyramid, features_of
+from kdmvs.networks.feature_pyramid import FeaturePyramid, features_of_group
 from kdmvs.networks.layers import ConvBnReLU
 from kdmvs.networks.pairwise import Cost, regulariser
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
@@ -66,14 +65,12 @@ class CasMVSNet(nn.Module):
         )
 
     def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
-        batch, views, _, height, width = group.images.shape
-        if height % 32 or width % 32:
-            raise DataError(f"{group.name}: expected image sides that are multiples of 32, found {height}x{width}")
-        pyramid = features_of(self.feature, group.images.flatten(0, 1))
+        pyramid = features_of_group(self.feature, group)
+        height, width = group.images.shape[-2:]
         interval = (group.depth_range[:, 1] - group.depth_range[:, 0]) / self.base_planes
         levels: list[LevelOutput] = []
         for level, stride in enumerate(self.strides):
-            features = pyramid[level].unflatten(0, (batch, views))
+            features = pyramid[level]
             size = (height // stride, width // stride)
             if not levels:
                 hypotheses = range_hypotheses(group.depth_range, self.hypotheses[0], size)

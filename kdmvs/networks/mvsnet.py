@@ -9,9 +9,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdmvs.errors import DataError
 from kdmvs.networks.cost_volume import CostRegulariser, range_hypotheses
-from kdmvs.networks.feature_pyramid import features_of
+from kdmvs.networks.feature_pyramid import features_of_group
 from kdmvs.networks.layers import ConvBnReLU, NumberedDeconvBnReLU3d
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
@@ -32,11 +31,9 @@ class MVSNet(nn.Module):
         )
 
     def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
-        batch, views, _, height, width = group.images.shape
-        if height % 32 or width % 32:
-            raise DataError(f"{group.name}: expected image sides that are multiples of 32, found {height}x{width}")
-        features = features_of(self.feature, group.images.flatten(0, 1))[0].unflatten(0, (batch, views))
-        hypotheses = range_hypotheses(group.depth_range, self.hypotheses, (height // 4, width // 4))
+        (features,) = features_of_group(self.feature, group)
+        height, width = features.shape[-2:]
+        hypotheses = range_hypotheses(group.depth_range, self.hypotheses, (height, width))
         logits = self.cost_regularization.of_views(features, group.cameras.strided(4), hypotheses).float()
         return (LevelOutput(hypotheses, logits, features),)
 

@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdmvs.errors import DataError
 from kdmvs.networks.cost_volume import CostRegulariser, range_hypotheses
-from kdmvs.networks.feature_pyramid import features_of
+from kdmvs.networks.feature_pyramid import Descent, features_of_group
 from kdmvs.networks.layers import ConvBnReLU
 from kdmvs.networks.pairwise import Cost, regulariser
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
@@ -59,14 +58,12 @@ class UCSNet(nn.Module):
         )
 
     def forward(self, group: ViewGroup) -> tuple[LevelOutput, ...]:
-        batch, views, _, height, width = group.images.shape
-        if height % 32 or width % 32:
-            raise DataError(f"{group.name}: expected image sides that are multiples of 32, found {height}x{width}")
-        pyramid = features_of(self.feature, group.images.flatten(0, 1))
+        pyramid = features_of_group(self.feature, group)
+        height, width = group.images.shape[-2:]
         interval = (group.depth_range[:, 1] - group.depth_range[:, 0]) / self.base_planes
         levels: list[LevelOutput] = []
         for level, stride in enumerate(self.strides):
-            features = pyramid[level].unflatten(0, (batch, views))
+            features = pyramid[level]
             size, count = (height // stride, width // stride), self.hypotheses[level]
             if not levels:
                 hypotheses = range_hypotheses(group.depth_range, count, size)
@@ -106,31 +103,21 @@ def adaptive_hypotheses(
     return first[:, None] + (here + around - first)[:, None] * share[:, None, None]
 
 
-class UNetFeatures(nn.Module):
-    """Strided convolutions down, transposed ones up, with what was there at that size beside it."""
+class UNetFeatures(Descent):
+    """Down, and by transposed convolutions up, with what was there at that size beside it."""
 
     def __init__(self, base: int) -> None:
-        super().__init__()
-        self.conv0 = nn.Sequential(ConvBnReLU(3, base), ConvBnReLU(base, base))
-        self.conv1 = nn.Sequential(
-            ConvBnReLU(base, 2 * base, 5, 2), ConvBnReLU(2 * base, 2 * base), ConvBnReLU(2 * base, 2 * base)
-        )
-        self.conv2 = nn.Sequential(
-            ConvBnReLU(2 * base, 4 * base, 5, 2), ConvBnReLU(4 * base, 4 * base), ConvBnReLU(4 * base, 4 * base)
-        )
+        super().__init__(base)
         self.deconv1 = _Up(4 * base, 2 * base)
         self.deconv2 = _Up(2 * base, base)
         self.out1 = nn.Conv2d(4 * base, 4 * base, 1, bias=False)
         self.out2 = nn.Conv2d(2 * base, 2 * base, 1, bias=False)
         self.out3 = nn.Conv2d(base, base, 1, bias=False)
-        self.channels = (4 * base, 2 * base, base)
 
     def forward(
         self, images: Float[Tensor, "n 3 h w"]
     ) -> tuple[Float[Tensor, "n c1 h1 w1"], Float[Tensor, "n c2 h2 w2"], Float[Tensor, "n c3 h w"]]:
-        full = self.conv0(images)
-        half = self.conv1(full)
-        quarter = self.conv2(half)
+        full, half, quarter = self.descended(images)
         middle = self.deconv1(quarter, half)
         fine = self.deconv2(middle, full)
         return self.out1(quarter), self.out2(middle), self.out3(fine)
