@@ -142,6 +142,11 @@ class Scan:
         self._check_size(relative, values.shape)
         return torch.from_numpy(values)
 
+    def measured_inside(self, i: int) -> Float[Tensor, "h w"] | None:
+        """Measured depth inside the view's mask, 0 = unknown or outside; None where there is no measured depth."""
+        measured, mask = self.measured_depth(i), self.mask(i)
+        return measured if measured is None or mask is None else measured * mask
+
     def mask(self, i: int) -> Bool[Tensor, "h w"] | None:
         """True where a pixel may be used; None where the view has no mask, and all of it may."""
         relative = self._views[i]["mask"]
@@ -342,11 +347,10 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
 
     def _measured_depth(self, k: int, i: int) -> Float[Tensor, "h w"]:
         """Measured depth inside the mask, 0 where unknown, as everywhere in a view that was not measured."""
-        depth, mask = self.scans[k].measured_depth(i), self.scans[k].mask(i)
+        depth = self.scans[k].measured_inside(i)
         if depth is None:
             return torch.zeros(self.scans[k].size)
-        known = torch.isfinite(depth) & (depth > 0)
-        return torch.where(known if mask is None else known & mask, depth, 0.0)
+        return torch.where(torch.isfinite(depth) & (depth > 0), depth, 0.0)
 
     def _opened(self, path: Path) -> ViewsFile:
         # An HDF5 file that was open before a fork must not be read after it, hence the process id.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from kdmvs.figures.sheet import BOLD, EDGE, GAP, STYLE, TITLE, Sheet
+from kdmvs.figures.sheet import BOLD, EDGE, GAP, STYLE, TITLE, Sheet, points_in_words
 
 PANEL = 3.2
 """Width of a panel, in inches; so are the other lengths."""
@@ -44,5 +44,5 @@ def cloud_figure(scan: str, viewpoints: Sequence[str], columns: Sequence[CloudPi
                 axes = sheet.panel(box, "cloud", "", column.pictures[row].clip(0, 1))
                 if row == 0:
                     axes.set_title(column.name, loc="left", **BOLD)
-                    axes.set_title(f"{column.points:,} points".replace(",", "\N{NARROW NO-BREAK SPACE}"), loc="right")
+                    axes.set_title(points_in_words(column.points), loc="right")
     return sheet.figure

@@ -76,3 +76,8 @@ class Sheet:
         bar.set_label(label, labelpad=2)
         bar.ax.locator_params(nbins=5)
         bar.ax.tick_params(length=2, pad=2, labelsize=8)
+
+
+def points_in_words(count: int) -> str:
+    """How many points a cloud has."""
+    return f"{count:,} points".replace(",", "\N{NARROW NO-BREAK SPACE}")

@@ -13,7 +13,6 @@ from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
     from numpy import ndarray
-    from torch import Tensor
 
     from kdmvs.scans import Scan
 
@@ -229,17 +228,11 @@ def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | No
     given = scan.reference_cloud()
     if given is not None:
         return given.points.numpy().astype(float), "reference_cloud"
-    measured = ((asked_depth(scan, i), scan.camera(i)) for i in range(len(scan)))
+    measured = ((scan.measured_inside(i), scan.camera(i)) for i in range(len(scan)))
     views = ((depth, camera) for depth, camera in measured if depth is not None)
     if all(scan.measured_depth(i) is None for i in range(len(scan))):
         return None, None
     return from_measured_depth(views, settings.thinning, settings.seed), "measured_depth"
-
-
-def asked_depth(scan: Scan, i: int) -> Tensor | None:
-    """Measured depth inside the view's mask, 0 = unknown or outside; None where there is no measured depth."""
-    measured, mask = scan.measured_depth(i), scan.mask(i)
-    return measured if measured is None or mask is None else measured * mask
 
 
 def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any] | None:
@@ -258,7 +251,7 @@ def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     steps = StepScorer(settings.darmon.planes, settings.darmon.thresholds)
     with open_views_of(path, scan, kind="depth") as maps:
         for i in tqdm(range(len(scan)), desc=f"evaluate {scan.name}", unit="view", disable=None):
-            measured = asked_depth(scan, i)
+            measured = scan.measured_inside(i)
             if measured is not None:
                 predicted = torch.from_numpy(maps.read("depth", i))
                 scorer.add(predicted, measured)

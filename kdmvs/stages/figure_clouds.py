@@ -38,6 +38,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
     from kdmvs.figures.sheet import save
     from kdmvs.formats.ply import read_ply
     from kdmvs.scans import Scan
+    from kdmvs.stages.figures import viewpoints
 
     if figure not in FIGURES:
         raise SettingsError(f"--figure: expected {' or '.join(FIGURES)}, found {figure}")
@@ -79,44 +80,25 @@ def reference_of(scan: Scan) -> tuple[PointCloud | None, str | None]:
 
     from kdmvs.evaluation.point_clouds import from_measured_depth
     from kdmvs.figures.cloud_errors import SEED
-    from kdmvs.stages.pictured import measured_inside
     from kdmvs.types import PointCloud
 
     given = scan.reference_cloud()
     if given is not None:
         return given, "reference cloud"
-    maps = ((measured_inside(scan, i), i) for i in range(len(scan)))
-    views = [(torch.from_numpy(depth), scan.camera(i)) for depth, i in maps if depth is not None and depth.any()]
+    maps = ((scan.measured_inside(i), i) for i in range(len(scan)))
+    views = [(depth, scan.camera(i)) for depth, i in maps if depth is not None and depth.any()]
     if not views:
         return None, None
     points = from_measured_depth(views, None, SEED)
     return PointCloud(torch.from_numpy(points.astype("float32"))), "measured depth"
 
 
-def viewpoints(scan: Scan, clouds: Sequence[PointCloud], size: tuple[int, int]) -> list[Camera]:
-    """From camera 0 and from the side where the other cameras stand, framed on equally many points of every cloud."""
-    import torch
-
-    from kdmvs.figures import rendering
-    from kdmvs.stages.figures import oblique
-
-    filled = [it.points for it in clouds if len(it.points)]
-    share = max(1000, min(rendering.SAMPLE, min(map(len, filled))))
-    points = torch.cat([rendering.sampled(part, share) for part in filled])
-    cameras = [scan.camera(0), oblique(scan, rendering.centre_of(points))]
-    return [rendering.framed(camera, points, size) for camera in cameras]
-
-
-def of_points(count: int) -> str:
-    """How many points a cloud has, in words."""
-    return f"{count:,} points".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
 def whole(name: str, cloud: PointCloud, pictures: Sequence[ndarray]) -> Column:
     """A cloud without errors."""
     from kdmvs.figures.cloud_errors import Column
+    from kdmvs.figures.sheet import points_in_words
 
-    return Column(name, of_points(len(cloud.points)), tuple(pictures))
+    return Column(name, points_in_words(len(cloud.points)), tuple(pictures))
 
 
 def reconstructions(
@@ -130,16 +112,17 @@ def reconstructions(
 ) -> tuple[list[str], list[Column], tuple[float, str]]:
     """Figure 6: the clouds with their colours, and with their distances to the reference on one scale."""
     from kdmvs.figures.cloud_errors import Column, coloured, compared, scale_end
+    from kdmvs.figures.sheet import points_in_words
 
     found = [compared(as_array(it), as_array(reference), None) for it in clouds]
     limit = scale_end([it.to_reference for it in found])
     columns = []
     for name, cloud, it in zip(model, clouds, found, strict=True):
-        words = of_points(len(cloud.points))
+        words = points_in_words(len(cloud.points))
         words += f"; median error {it.median_error:.3g} {scan.unit}" if len(cloud.points) else ""
         errors = drawn(coloured(cloud, it.to_reference, limit), camera)
         columns.append(Column(name, words, (drawn(cloud, camera), errors)))
-    columns.append(Column(f"{origin}", of_points(len(reference.points)), (drawn(reference, camera), None)))
+    columns.append(Column(f"{origin}", points_in_words(len(reference.points)), (drawn(reference, camera), None)))
     label = f"distance of a point to the {origin} ({scan.unit})"
     return ["reconstruction", "distance to the reference"], columns, (limit, label)
 

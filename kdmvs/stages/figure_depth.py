@@ -13,15 +13,16 @@ def run(settings: FigureSettings, scan: Path, depth: Path, label: Path, model: s
     from kdmvs.figures.sheet import save
     from kdmvs.scans import Scan
     from kdmvs.stages.figures import shown_views
-    from kdmvs.stages.pictured import measured_inside, photograph, read
+    from kdmvs.stages.pictured import photograph, read
 
     opened = Scan.open(scan)
     views = shown_views(len(opened), settings.views)
     depths = read(depth, opened, "depth", views, "depth")
     labels = read(label, opened, "pseudo_label", views, "mean", "valid")
+    measured = [None if (found := opened.measured_inside(i)) is None else found.numpy() for i in views]
     shown = [
-        LabelledView(i, photograph(opened, i), measured_inside(opened, i), own.numpy(), mean.numpy(), valid.numpy())
-        for i, (own,), (mean, valid) in zip(views, depths, labels, strict=True)
+        LabelledView(i, photograph(opened, i), truth, own.numpy(), mean.numpy(), valid.numpy())
+        for i, truth, (own,), (mean, valid) in zip(views, measured, depths, labels, strict=True)
     ]
     save(depth_error_figure(opened.name, opened.unit, model, shown), out)
     print(f"figure 8 {opened.name}: views {', '.join(map(str, views))} -> {out}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdmvs.figures.clouds import CloudPictures
     from kdmvs.figures.maps import ModelMaps, ViewMaps
     from kdmvs.scans import Scan
-    from kdmvs.types import Camera
+    from kdmvs.types import Camera, PointCloud
 
 ASIDE_DEG, UP_DEG = 25.0, 12.0
 """The second viewpoint: the first one moved sideways and up about the middle of the scene."""
@@ -114,8 +114,6 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     Raises:
         DataError: there is no point in any cloud.
     """
-    import torch
-
     from kdmvs.figures import rendering
     from kdmvs.figures.clouds import CloudPictures
     from kdmvs.formats.ply import read_ply
@@ -124,19 +122,31 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     reference = scan.reference_cloud()
     if reference is not None:
         named.append(("reference", reference))
-    filled = [found.points for _, found in named if len(found.points)]
-    if not filled:
+    if not any(len(found.points) for _, found in named):
         raise DataError(f"scan {scan.name}: expected fused points, found none in {', '.join(map(str, paths))}")
-    share = max(1000, min(rendering.SAMPLE, min(map(len, filled))))
-    points = torch.cat([rendering.sampled(points, share) for points in filled])
     size = (round(PICTURE_WIDTH * scan.size[0] / scan.size[1]), PICTURE_WIDTH)
-    viewpoints = [scan.camera(0), oblique(scan, rendering.centre_of(points))]
-    cameras = [rendering.framed(camera, points, size) for camera in viewpoints]
+    cameras = viewpoints(scan, [found for _, found in named], size)
     columns = [
         CloudPictures(name, len(it.points), tuple(rendering.render(it, camera, size).numpy() for camera in cameras))
         for name, it in named
     ]
     return ["from camera 0", f"{ASIDE_DEG:.0f}° aside, {UP_DEG:.0f}° up"], columns
+
+
+def viewpoints(scan: Scan, clouds: Sequence[PointCloud], size: tuple[int, int]) -> list[Camera]:
+    """From camera 0 and from the side where the other cameras stand, framed on equally many points of every cloud.
+
+    At least one cloud has a point.
+    """
+    import torch
+
+    from kdmvs.figures import rendering
+
+    filled = [it.points for it in clouds if len(it.points)]
+    share = max(1000, min(rendering.SAMPLE, min(map(len, filled))))
+    points = torch.cat([rendering.sampled(part, share) for part in filled])
+    cameras = [scan.camera(0), oblique(scan, rendering.centre_of(points))]
+    return [rendering.framed(camera, points, size) for camera in cameras]
 
 
 def oblique(scan: Scan, centre: Tensor) -> Camera:

@@ -64,11 +64,3 @@ def read(path: Path, scan: Scan, kind: str, views: list[int], *names: str) -> li
 def photograph(scan: Scan, i: int) -> ndarray:
     """RGB in 0..1, [h w 3]."""
     return scan.image(i).permute(1, 2, 0).numpy()
-
-
-def measured_inside(scan: Scan, i: int) -> ndarray | None:
-    """Measured depth inside the view's mask, 0 = unknown or outside; None where the scan has none."""
-    measured, mask = scan.measured_depth(i), scan.mask(i)
-    if measured is None:
-        return None
-    return (measured if mask is None else measured * mask).numpy()
