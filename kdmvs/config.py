@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -1124,7 +1125,8 @@ class RuleResources(Settings):
 RecipeName = Literal["paper", "released", "supervised", "photometric-only", "short"]
 
 
-def recipe(name: str) -> dict[str, Any]:
+@cache
+def recipe(name: str) -> Mapping[str, Any]:
     """The choices of a recipe, as a configuration file would hold them."""
     found = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     assert isinstance(found, dict)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from kdmvs.config import RunSettings, parse
+from kdmvs.config import RunSettings, flat, parse, recipe
 from kdmvs.errors import SettingsError
 from kdmvs.scan_lists import LISTS
 
@@ -29,12 +29,7 @@ ASKED = "KDMVS_TABLES"
 
 CLOUD = ("accuracy", "completeness", "overall")
 MAPS = ("epe_steps", "e1_percent", "e3_percent")
-SUPERVISED: Mapping[str, Any] = {
-    "rounds": 1,
-    "student.supervision.depth": "measured",
-    "student.supervision.mask": "all",
-    "student.loss.form": "l1",
-}
+SUPERVISED: Mapping[str, Any] = dict(flat(recipe("supervised")))
 """A network trained on measured depth with l1, as the paper's baselines are."""
 
 
@@ -317,11 +312,6 @@ def _external(table: str, run: RunSettings) -> dict[str, Any]:
         )
     source = {"teacher.loss.external_weights": given, "teacher.loss.external_random": random}
     return {"teacher.loss.external_weight": run.teacher.loss.featuremetric_weight, **source}
-
-
-def is_of_table(variant: str) -> bool:
-    """Whether a variant is a table's and not the user's own."""
-    return re.match(r"table\d-(row\d+|rounds)-seed\d+$", variant) is not None
 
 
 def notes_of(table: str, run: RunSettings) -> list[str]:

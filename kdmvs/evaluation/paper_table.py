@@ -34,33 +34,20 @@ class Written:
         where the numbers cannot.
         """
         metrics, rows = self.table.metrics, self.table.rows
-        if not rows:
-            lines = [
-                ["", *metrics],
-                *([name, *(f"{value:g}" for value in values)] for name, values in self.table.others),
-            ]
-            return "\n".join(
-                [f"# {title}: {self.table.caption}", "", *(f"{line}\n" for line in about), _table(lines), ""]
-            )
-        last = NAMES[metrics[-1]]
-        head = [
-            "",
-            *_names(metrics),
-            f"{last}, change",
-            *(f"paper {name}" for name in _names(metrics)),
-            "paper, change",
-        ]
-        lines = [head]
-        for row in rows:
-            ours = [_spread(values) for values in self._of(row)]
-            theirs = [f"{value:g}" for value in row.paper] if row.paper else ["-"] * len(metrics)
-            lines.append([row.name, *ours, _percent(self._change(row)), *theirs, _percent(self._paper_change(row))])
-        lines += [
-            [name, *["-"] * (len(metrics) + 1), *(f"{value:g}" for value in values), "-"]
-            for name, values in self.table.others
-        ]
+        names = [NAMES.get(metric, metric) for metric in metrics]
+        lines = [["", *names], *([name, *(f"{value:g}" for value in values)] for name, values in self.table.others)]
+        if rows:
+            head = ["", *names, f"{names[-1]}, change", *(f"paper {name}" for name in names), "paper, change"]
+            empty = ["-"] * (len(names) + 1)
+            lines = [head, *map(self._cells, rows), *([name, *empty, *cells, "-"] for name, *cells in lines[1:])]
         text = [f"# {title}: {self.table.caption}", "", *(f"{line}\n" for line in about), _table(lines), ""]
         return "\n".join([*text, *(f"{line}\n" for line in self.findings())])
+
+    def _cells(self, row: Row) -> list[str]:
+        """A computed row, ours and the paper's."""
+        ours = [_spread(values) for values in self._of(row)]
+        theirs = [f"{value:g}" for value in row.paper] if row.paper else ["-"] * len(self.table.metrics)
+        return [row.name, *ours, _percent(self._change(row)), *theirs, _percent(self._paper_change(row))]
 
     def findings(self) -> list[str]:
         """Whether the order of the paper's rows is that of ours, of every two, in the mean and seed by seed."""
@@ -71,7 +58,8 @@ class Written:
             if not before or not after:
                 continue
             holds = statistics.mean(after) < statistics.mean(before)
-            pairs = list(zip(before, after, strict=False))
+            runs = zip(*(self.runs[rows[k].name] for k in (one, other)), strict=False)  # seed by seed
+            pairs = [(a, b) for a, b in ((x[metric], y[metric]) for x, y in runs) if a is not None and b is not None]
             seeds = sum(later < earlier for earlier, later in pairs)
             found.append(
                 f"{rows[other].name} better than {rows[one].name} in {NAMES[metric]}, as in the paper: "
@@ -106,10 +94,6 @@ class Written:
     def _paper_change(self, row: Row) -> float | None:
         first = self.table.rows[0].paper
         return row.paper[-1] / first[-1] - 1 if first and row.paper else None
-
-
-def _names(metrics: Sequence[str]) -> list[str]:
-    return [NAMES[metric] for metric in metrics]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import changes_digest, code_digest, files_digest
-from kdmvs.tables import TABLES, asked, base_of, bundled, is_of_table, model_of, notes_of, runs_of, with_tables
+from kdmvs.tables import TABLES, asked, base_of, bundled, model_of, notes_of, runs_of, with_tables
 from kdmvs.variants import Plan, in_words, maker, recipe_in_words, schedule_in_words, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new
@@ -47,7 +47,7 @@ DATASET = RUN.dataset.model_dump()
 ASKED = or_stop(asked, sys.argv[1:], RUN)
 PLAN = Plan(or_stop(with_tables, RUN, ASKED))
 HAS_VARIANTS = len(PLAN.experiments) > 1
-OWN = [variant for variant in PLAN.experiments if not is_of_table(variant)]
+OWN = ["", *RUN.changes()]
 """The run and its variants, without those that are there for a table."""
 TRAINING = RUN.scans.training
 EVALUATION = RUN.scans.evaluation
