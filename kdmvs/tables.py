@@ -1,4 +1,4 @@
-"""The tables of the paper as experiments: which runs a table takes, and what the paper's own says.
+"""Tables as experiments, the paper's and one of what lies beyond it: which runs a table takes, and what the paper says.
 
 A table is planned where its name is a target (`snakemake table5`): its rows become variants of the run, one per seed,
 which share with it and with each other whatever they have in common. Imports no torch.
@@ -38,18 +38,20 @@ class Row:
     """One row that is computed: its name, what its runs change, whose scores it shows, and what the paper has there.
 
     `model` is `last` for the last round (or the teacher, where there is none), else a model's name. `paper` has one
-    number per metric of the table; none where the paper has no such row.
+    number per metric of the table; none where the paper has no such row. `than` is the place of the row that it is
+    compared with.
     """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     model: str = "last"
     paper: tuple[float, ...] | None = None
+    than: int = 0
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """A table of the paper, or one without the paper's numbers (`data` is empty then).
 
     `metrics` are columns of summary.csv. `order` says of which rows the paper's last metric descends strictly, as
     places in `rows`; `others` are rows that are not computed here. Where the truth is hidden there is a `bundle` to
@@ -66,7 +68,12 @@ class Table:
 
 
 def _network(name: str) -> dict[str, Any]:
-    return {"teacher.network.name": name, "student.network.name": name}
+    return _both("name", name)
+
+
+def _both(key: str, value: Any) -> dict[str, Any]:
+    """A choice of the network, for teacher and students."""
+    return {f"{model}.network.{key}": value for model in ("teacher", "student")}
 
 
 TABLES: Mapping[str, Table] = {
@@ -194,8 +201,40 @@ TABLES: Mapping[str, Table] = {
         ),
         order=(0, 1, 3),
     ),
+    "beyond": Table(
+        "What the paper does not do, each beside its recipe",
+        CLOUD,
+        (
+            Row("the paper's recipe, 1 round", {"rounds": 1}),
+            Row("the paper's recipe, 2 rounds", {"rounds": 2}),
+            Row(
+                "labels weighed by variance and votes, 1 round",
+                {"rounds": 1, "student.loss.confidence.variance": 1.0, "student.loss.confidence.votes": 1.0},
+            ),
+            Row("multi-scale consistency, 1 round", {"rounds": 1, "student.loss.penalty.weight": 1.0}),
+            Row("group-wise cost, 1 round", {"rounds": 1, **_both("cost", "group_correlation")}),
+            Row("visibility-weighted cost, 1 round", {"rounds": 1, **_both("visibility", True)}),
+            Row(
+                "round 1 checked twice as strictly, 2 rounds",
+                {"rounds": 2, "consistency_of.round1": {"reprojection_px": 0.5, "relative_depth_error": 0.005}},
+                than=1,
+            ),
+            Row(
+                "rounds 1 and 2 as an ensemble",
+                {"rounds": 2, "ensemble.models": ["round1", "round2"]},
+                model="ensemble",
+                than=1,
+            ),
+        ),
+        data="",
+    ),
 }
-"""The paper's tables (paper.txt)."""
+"""The paper's tables (paper.txt), and ours."""
+
+
+def title_of(table: str) -> str:
+    """`Table 5`, `Beyond the paper`."""
+    return f"Table {table.removeprefix('table')}" if TABLES[table].data else "Beyond the paper"
 
 
 @dataclass(frozen=True)
@@ -213,7 +252,7 @@ def default_configuration(arguments: Sequence[str]) -> str:
     Args:
         arguments: the command line, which names the targets.
     """
-    if not any(re.fullmatch(r"table\d|figure\d", word) for word in arguments):
+    if not any(word in TABLES or re.fullmatch(r"figure\d", word) for word in arguments):
         return os.environ.get(CHOSEN, OWN)
     try:
         values = yaml.safe_load(Path(OWN).read_text())

@@ -45,7 +45,7 @@ def test_every_row_of_every_table_is_a_run_that_validates(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_of_the_paper_has_a_number_per_metric(name: str) -> None:
     table = TABLES[name]
-    assert all(row.paper is not None and len(row.paper) == len(table.metrics) for row in table.rows)
+    assert all(len(row.paper or ()) == (len(table.metrics) if table.data else 0) for row in table.rows)
     assert all(len(numbers) == len(table.metrics) for _, numbers in table.others)
 
 
@@ -167,6 +167,25 @@ def test_the_order_of_every_two_rows_is_said() -> None:
 def of_table5(*overall: float) -> dict[str, list[dict[str, float | None]]]:
     rows = zip(TABLES["table5"].rows, overall, strict=True)
     return {row.name: [{"accuracy": 1.0, "completeness": 1.0, "overall": value}] for row, value in rows}
+
+
+def test_without_the_paper_a_row_is_compared_with_the_one_that_it_names() -> None:
+    rows = (Row("recipe, 1 round"), Row("recipe, 2 rounds"), Row("ours, 2 rounds", than=1))
+    runs = {row.name: [{"overall": value}] for row, value in zip(rows, (5.0, 2.0, 3.0), strict=True)}
+    written = Written(Table("a caption", ("overall",), rows, data=""), runs)
+    assert "| ours, 2 rounds   | 3       | +50.0 %" in written.markdown("Beyond", [])
+    assert "paper" not in written.markdown("Beyond", []) and "overall_paper" not in written.numbers()
+    assert [("does not hold" in text) for text in written.findings()] == [False, True]
+
+
+def test_what_lies_beyond_the_paper_changes_one_thing_of_its_recipe() -> None:
+    """But for the option itself, every row is the row that it is compared with."""
+    plan = Plan(with_tables(run(), ["beyond"]))
+    rows = {trained.row.name: plan.experiments[trained.variant] for trained in runs_of("beyond", run())}
+    for row in TABLES["beyond"].rows[2:]:
+        here, there = (found.model_dump() for found in (rows[row.name], rows[TABLES["beyond"].rows[row.than].name]))
+        changed = {key.split(".")[0] for key in row.changes} - {"rounds"}
+        assert {key for key in here if here[key] != there[key]} == changed, row.name
 
 
 def test_an_order_that_is_not_the_papers_is_said() -> None:

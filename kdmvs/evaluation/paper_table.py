@@ -1,4 +1,4 @@
-"""A table of the paper with the rows computed here beside the paper's."""
+"""A table with the rows computed here, beside the paper's where it has them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ class Written:
     def markdown(self, title: str, about: Sequence[str]) -> str:
         """The table: ours as mean ± standard deviation over the seeds, then the paper's; then what holds of it.
 
-        The change is that of the last metric against the first row, ours beside the paper's: shares can be compared
+        The change is that of the last metric against the row's `than`, ours beside the paper's: shares can be compared
         where the numbers cannot.
         """
         metrics, rows = self.table.metrics, self.table.rows
         names = [NAMES.get(metric, metric) for metric in metrics]
         lines = [["", *names], *([name, *(f"{value:g}" for value in values)] for name, values in self.table.others)]
         if rows:
-            head = ["", *names, f"{names[-1]}, change", *(f"paper {name}" for name in names), "paper, change"]
+            theirs = [*(f"paper {name}" for name in names), "paper, change"] if self.table.data else []
+            head = ["", *names, f"{names[-1]}, change", *theirs]
             empty = ["-"] * (len(names) + 1)
             lines = [head, *map(self._cells, rows), *([name, *empty, *cells, "-"] for name, *cells in lines[1:])]
         text = [f"# {title}: {self.table.caption}", "", *(f"{line}\n" for line in about), _table(lines), ""]
@@ -45,15 +46,24 @@ class Written:
 
     def _cells(self, row: Row) -> list[str]:
         """A computed row, ours and the paper's."""
-        ours = [_spread(values) for values in self._of(row)]
+        ours = [row.name, *map(_spread, self._of(row)), _percent(self._change(row))]
+        if not self.table.data:
+            return ours
         theirs = [f"{value:g}" for value in row.paper] if row.paper else ["-"] * len(self.table.metrics)
-        return [row.name, *ours, _percent(self._change(row)), *theirs, _percent(self._paper_change(row))]
+        return [*ours, *theirs, _percent(self._paper_change(row))]
 
     def findings(self) -> list[str]:
-        """Whether the order of the paper's rows is that of ours, of every two, in the mean and seed by seed."""
+        """Whether the order of the paper's rows is that of ours, of every two, in the mean and seed by seed.
+
+        Without the paper: whether a row is better than the one that it is compared with.
+        """
         rows, metric = self.table.rows, self.table.metrics[-1]
+        pairs_of_rows = list(itertools.combinations(self.table.order, 2))
+        if not self.table.data:
+            pairs_of_rows = [(row.than, k) for k, row in enumerate(rows) if row.than != k]
+        as_in_paper = ", as in the paper" if self.table.data else ""
         found = []
-        for one, other in itertools.combinations(self.table.order, 2):
+        for one, other in pairs_of_rows:
             before, after = (self._of(rows[k])[-1] for k in (one, other))
             if not before or not after:
                 continue
@@ -62,7 +72,7 @@ class Written:
             pairs = [(a, b) for a, b in ((x[metric], y[metric]) for x, y in runs) if a is not None and b is not None]
             seeds = sum(later < earlier for earlier, later in pairs)
             found.append(
-                f"{rows[other].name} better than {rows[one].name} in {NAMES[metric]}, as in the paper: "
+                f"{rows[other].name} better than {rows[one].name} in {NAMES[metric]}{as_in_paper}: "
                 f"{'holds' if holds else 'does not hold'} in the mean, and with {seeds} of {len(pairs)} seeds."
             )
         return found
@@ -78,7 +88,8 @@ class Written:
                 values = self._of(row)[k]
                 line[metric] = statistics.mean(values) if values else None
                 line[f"{metric}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
-                line[f"{metric}_paper"] = row.paper[k] if row.paper else None
+                if self.table.data:
+                    line[f"{metric}_paper"] = row.paper[k] if row.paper else None
             lines.append(line)
         return pd.DataFrame(lines)
 
@@ -88,11 +99,11 @@ class Written:
         return [[value for run in runs if (value := run[metric]) is not None] for metric in self.table.metrics]
 
     def _change(self, row: Row) -> float | None:
-        first, here = self._of(self.table.rows[0])[-1], self._of(row)[-1]
+        first, here = self._of(self.table.rows[row.than])[-1], self._of(row)[-1]
         return statistics.mean(here) / statistics.mean(first) - 1 if first and here and statistics.mean(first) else None
 
     def _paper_change(self, row: Row) -> float | None:
-        first = self.table.rows[0].paper
+        first = self.table.rows[row.than].paper
         return row.paper[-1] / first[-1] - 1 if first and row.paper else None
 
 

@@ -42,7 +42,7 @@ def run(
 
     from kdmvs.evaluation import paper_table
     from kdmvs.formats.atomic import replacing
-    from kdmvs.tables import TABLES
+    from kdmvs.tables import TABLES, title_of
 
     row, model, summary = row or [], model or [], summary or []
     if table not in TABLES:
@@ -79,10 +79,11 @@ def run(
     upload = f"what to upload for scores lies in {table}/ beside this file: the truth is hidden"
     about = [
         f"Experiment **{experiment}**, {counted if found else upload}. Recipe: {recipe}. Schedule: {schedule}.",
-        f"The paper: {TABLES[table].data}, whole epochs. Numbers can be compared only where data and schedule can.",
         *(note or []),
     ]
-    text = written.markdown(f"{table[:-1].capitalize()} {table[-1]}", about)
+    if data := TABLES[table].data:
+        about.insert(1, f"The paper: {data}, whole epochs. Numbers can be compared only where data and schedule can.")
+    text = written.markdown(title_of(table), about)
     with replacing(out) as part:
         part.write_text(text)
     with replacing(numbers) as part:

@@ -10,7 +10,7 @@ from pathlib import Path
 from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
 from kdmvs.provenance import changes_digest, code_digest, files_digest
-from kdmvs.tables import TABLES, asked, base_of, bundled, model_of, notes_of, runs_of, with_tables
+from kdmvs.tables import TABLES, asked, base_of, bundled, model_of, notes_of, runs_of, title_of, with_tables
 from kdmvs.variants import Plan, in_words, maker, recipe_in_words, schedule_in_words, split
 
 # A plan of a thousand scans is millions of objects that live to its end: looking through them for garbage every 700 new

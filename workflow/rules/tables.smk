@@ -11,7 +11,7 @@ for table in [name for name in ASKED if not TABLES[name].bundle]:
             table=report(
                 f"<results>/tables/{table}.md",
                 category="Tables",
-                labels={"experiment": RUN.experiment, "shows": f"{table} of the paper"},
+                labels={"experiment": RUN.experiment, "shows": title_of(table)},
                 caption="../report/table.rst",
             ),
             numbers=f"<results>/tables/{table}.csv",
@@ -36,7 +36,7 @@ for table in [name for name in ASKED if not TABLES[name].bundle]:
             notes=notes_of(table, RUN),
             code=code("tabulate"),
         message:
-            "{params.table}: of the paper, {params.caption}"
+            "{params.table}: {params.caption}"
         shell:
             "python -m kdmvs.gpu 0 -- python -m kdmvs tabulate --table {params.table:q}"
             " --experiment {params.experiment:q} --recipe {params.recipe:q} --schedule {params.schedule:q}"
@@ -60,7 +60,7 @@ for table in [name for name in ASKED if TABLES[name].bundle]:
             table=report(
                 f"<results>/tables/{table}.md",
                 category="Tables",
-                labels={"experiment": RUN.experiment, "shows": f"{table} of the paper"},
+                labels={"experiment": RUN.experiment, "shows": title_of(table)},
                 caption="../report/table.rst",
             ),
             numbers=f"<results>/tables/{table}.csv",
@@ -83,7 +83,7 @@ for table in [name for name in ASKED if TABLES[name].bundle]:
             code=code("bundle"),
             words=code("tabulate"),
         message:
-            "{params.table}: of the paper, {params.caption}"
+            "{params.table}: {params.caption}"
         shell:
             "(python -m kdmvs.gpu 0 -- python -m kdmvs bundle --scan {input.scan:q} --cloud {input.cloud:q}"
             " --out {output.bundle:q} && python -m kdmvs.gpu 0 -- python -m kdmvs tabulate --table {params.table:q}"
