@@ -166,6 +166,6 @@ def test_as_many_gpu_jobs_fit_on_the_cores_as_there_are_gpus(checkout, arguments
 
 
 @pytest.mark.parametrize(("gpus", "threads"), [((), 5), (("--resources", "gpu=2"), 8)])
-def test_the_trainings_of_a_table_share_the_cores_of_a_machine_without_gpus(checkout, gpus, threads):
+def test_the_runs_of_a_table_share_the_cores_of_a_machine_without_gpus(checkout, gpus, threads):
     cores = cores_of_rules(checkout, "table6", "-n", "--cores", "16", *gpus)
-    assert cores["student"] == cores["teacher"] == threads
+    assert cores["student"] == cores["teacher"] == cores["infer"] == threads

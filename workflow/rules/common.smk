@@ -159,24 +159,17 @@ def resource_of(rule_name, name, default):
 
 def threads_of(rule_name, default, gpus=0):
     """The cores of a job; of one that computes on GPUs no more than its share of a machine with `--resources gpu=N`, so
-    that N such jobs fit."""
+    that N such jobs fit. On CPUs alone the runs of a table share the cores: two jobs on a core each end sooner than one
+    after the other on both, and one that waits for more cores would leave some idle."""
     given = workflow.resource_settings
     here = getattr(given.resources.get("gpu"), "value", 0)
-    if workflow.is_main_process and gpus and here and given.cores:
-        default = max(1, min(default, given.cores * resource_of(rule_name, "gpus", gpus) // here))
+    if workflow.is_main_process and given.cores:
+        if gpus and here:
+            default = max(1, min(default, given.cores * resource_of(rule_name, "gpus", gpus) // here))
+        elif ASKED and not here:
+            beside = max(len({run.variant for run in runs_of(table, RUN)}) for table in ASKED)
+            default = max(1, min(default, given.cores // max(1, beside)))
     return resource_of(rule_name, "threads", default)
-
-
-def threads_of_training(rule_name):
-    """The cores of a training: on CPUs alone, where a table has many of them, its share of the cores; two trainings on
-    a core each end sooner than one after the other on both."""
-    given = workflow.resource_settings
-    gpus = getattr(given.resources.get("gpu"), "value", 0)
-    most = 8
-    if ASKED and workflow.is_main_process and given.cores and not gpus:
-        beside = max(len({run.variant for run in runs_of(table, RUN)}) for table in ASKED)
-        most = max(1, min(most, given.cores // max(1, beside)))
-    return threads_of(rule_name, most, gpus=1)
 
 
 def resources_of(rule_name, mem_mb, minutes, gpus=0):

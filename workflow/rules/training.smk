@@ -18,7 +18,7 @@ for place in PLAN.places_of("checkpoint", "teacher") + PLAN.places_of("checkpoin
             f"<results>/benchmarks/{place}.tsv"
         conda:
             "../../envs/kdmvs.yaml"
-        threads: threads_of_training(model)
+        threads: threads_of(model, 8, gpus=1)
         resources:
             **resources_of(model, mem_mb=16000, minutes=2880, gpus=1),
         params:
@@ -47,7 +47,7 @@ rule student:
         model=ROUND_PLACES,
     conda:
         "../../envs/kdmvs.yaml"
-    threads: threads_of_training("student")
+    threads: threads_of("student", 8, gpus=1)
     resources:
         **resources_of("student", mem_mb=16000, minutes=2880, gpus=1),
     params:
