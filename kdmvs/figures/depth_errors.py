@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from kdmvs.figures.maps import DEPTH, ERROR, colormap, error_of
+from kdmvs.figures.maps import DEPTH, ERROR, colormap, error_of, scale_end
 from kdmvs.figures.sheet import BOLD, EDGE, GAP, STYLE, TITLE, Sheet
 
 PANEL = 2.2
@@ -46,12 +45,6 @@ class LabelledView:
     def masked(self, depth: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
         """A depth map within the mask; NaN outside."""
         return np.where(self.mask(), depth, np.nan)
-
-
-def rounded_up(value: float) -> float:
-    """A positive number rounded up to two digits."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit - 1e-9) * unit
 
 
 def depth_error_figure(scan: str, unit: str, model: str, views: Sequence[LabelledView]) -> Figure:
@@ -144,6 +137,4 @@ def _error_limit(views: Sequence[LabelledView]) -> float:
         if view.measured is not None
         for depth in (view.estimated, view.label)
     ]
-    known = np.concatenate([part[np.isfinite(part)] for part in found] or [np.empty(0)])
-    limit = float(np.quantile(known, TOLD_APART)) if len(known) else 0.0
-    return rounded_up(limit) if limit > 0 else 1.0
+    return scale_end(np.concatenate([part.ravel() for part in found] or [np.empty(0)]), TOLD_APART)
