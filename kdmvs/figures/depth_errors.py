@@ -68,7 +68,7 @@ def depth_error_figure(scan: str, unit: str, model: str, views: Sequence[Labelle
     with matplotlib.rc_context(STYLE):
         width = lefts[-1] + PANEL + EDGE
         sheet = Sheet(max(width, 8.0), tops[-1] + height + BAR)
-        sheet.title(f"Figure 8: depth maps and errors, {scan}", "grey: outside the one mask of a row")
+        sheet.title(f"Figure 8: depth maps and errors, {scan}", "grey: outside a row's mask")
         for left, head in zip(lefts, columns, strict=True):
             sheet.text(left, TITLE + HEAD / 2, head, **BOLD)
         for top, view in zip(tops, views, strict=True):

@@ -223,23 +223,13 @@ def truth_of(scan: Scan, protocol: str, names: Mapping[str, str]) -> dict[str, P
 
 def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:
     """The points to score against, and where they come from."""
+    from kdmvs.stages.reference import measured_points
+
     given = scan.reference_cloud()
     if given is not None:
         return given.points.numpy().astype(float), "reference_cloud"
     points = measured_points(scan, settings.thinning, settings.seed)
     return points, None if points is None else "measured_depth"
-
-
-def measured_points(scan: Scan, thinning: float | None, seed: int) -> ndarray | None:
-    """The points of a scan's measured depth (`point_clouds.from_measured_depth`); None where no pixel has any."""
-    from itertools import chain
-
-    from kdmvs.evaluation.point_clouds import from_measured_depth
-
-    maps = ((scan.measured_inside(i), scan.camera(i)) for i in range(len(scan)))
-    views = ((depth, camera) for depth, camera in maps if depth is not None and depth.any())
-    first = next(views, None)
-    return None if first is None else from_measured_depth(chain([first], views), thinning, seed)
 
 
 def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ def reference_of(scan: Scan) -> tuple[PointCloud | None, str | None]:
     import torch
 
     from kdmvs.figures.cloud_errors import SEED
-    from kdmvs.stages.evaluate import measured_points
+    from kdmvs.stages.reference import measured_points
     from kdmvs.types import PointCloud
 
     given = scan.reference_cloud()
