@@ -1160,6 +1160,12 @@ class TablesSettings(Settings):
         description="Tables to plan beside those that the command line names; for workflows that use this as a module.",
     )
 
+    @model_validator(mode="after")
+    def _a_seed_is_another_run(self) -> TablesSettings:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"tables.seeds: expected each seed once, found {list(self.seeds)}")
+        return self
+
 
 VARYING = frozenset(
     [

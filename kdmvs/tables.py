@@ -6,6 +6,7 @@ which share with it and with each other whatever they have in common. Imports no
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -29,6 +30,10 @@ ASKED = "KDMVS_TABLES"
 
 CLOUD = ("accuracy", "completeness", "overall")
 MAPS = ("epe_steps", "e1_percent", "e3_percent")
+WITH_DISTANCES = ("plain", "dtu")
+"""Protocols of clouds that have the columns of `CLOUD`."""
+IN_STEPS: Mapping[str, Any] = {"evaluation.depth_protocol": "darmon"}
+"""What gives the columns of `MAPS`."""
 SUPERVISED: Mapping[str, Any] = dict(flat(recipe("supervised")))
 """A network trained on measured depth with l1, as the paper's baselines are."""
 
@@ -142,8 +147,8 @@ TABLES: Mapping[str, Table] = {
         "Predicted depth maps on BlendedMVS validation set",
         MAPS,
         (
-            Row("CasMVSNet, supervised", SUPERVISED, paper=(1.43, 19.01, 9.77)),
-            Row("Ours + CasMVSNet", {}, paper=(1.04, 10.17, 4.94)),
+            Row("CasMVSNet, supervised", {**SUPERVISED, **IN_STEPS}, paper=(1.43, 19.01, 9.77)),
+            Row("Ours + CasMVSNet", IN_STEPS, paper=(1.04, 10.17, 4.94)),
         ),
         others=(
             ("MVSNet, supervised", (1.49, 21.98, 8.32)),
@@ -151,7 +156,7 @@ TABLES: Mapping[str, Table] = {
             ("Vis-MVSNet, supervised", (1.47, 15.14, 5.13)),
             ("EPP-MVSNet, supervised", (1.17, 12.66, 6.20)),
         ),
-        data="BlendedMVS, 7 validation scans",
+        data="BlendedMVS, 7 validation scans at 512 x 640",
     ),
     "table5": Table(
         "Ablation study on loss for self-supervised training stage (teacher)",
@@ -272,11 +277,12 @@ def asked(arguments: Sequence[str], run: RunSettings) -> tuple[str, ...]:
     The environment of what is started from here will name them.
 
     Raises:
-        SettingsError: the settings name a table that does not exist, or the run has no scan for one.
+        SettingsError: the settings name a table that does not exist, or the run has no scan for one, or no numbers.
     """
-    wrong = [name for name in run.tables.planned if name not in TABLES]
-    if wrong:
-        raise SettingsError(f"tables.planned: expected some of {', '.join(TABLES)}, found {', '.join(wrong)}")
+    for key, names in (("planned", run.tables.planned), ("changes", run.tables.changes)):
+        wrong = [name for name in names if name not in TABLES]
+        if wrong:
+            raise SettingsError(f"tables.{key}: expected some of {', '.join(TABLES)}, found {', '.join(wrong)}")
     named = {*arguments, *run.tables.planned, *os.environ.get(ASKED, "").split()}
     found = tuple(name for name in TABLES if name in named)
     for name in found:
@@ -284,6 +290,14 @@ def asked(arguments: Sequence[str], run: RunSettings) -> tuple[str, ...]:
             raise SettingsError(
                 f"{name}: expected scenes of @{TABLES[name].bundle} in scans.evaluation, found none; take "
                 "config/tanks_and_temples.yaml"
+            )
+        if TABLES[name].rows and not run.scans.evaluation:
+            raise SettingsError(f"{name}: expected scans to score in scans.evaluation, found none")
+        protocol = base_of(name, run).evaluation.protocol
+        if TABLES[name].rows and TABLES[name].metrics == CLOUD and protocol not in WITH_DISTANCES:
+            raise SettingsError(
+                f"{name}: its numbers are distances, and evaluation.protocol: {protocol} has none; take plain or dtu, "
+                f"for this table alone by tables.changes: {{{name}: {{evaluation.protocol: plain}}}}"
             )
     if found:
         os.environ[ASKED] = " ".join(found)
@@ -315,11 +329,15 @@ def with_tables(run: RunSettings, names: Sequence[str]) -> RunSettings:
     """The run with a variant for every training of some tables.
 
     Raises:
-        SettingsError: what a table needs is not said, or a change does not validate.
+        SettingsError: what a table needs is not said, a change does not validate, a variant of the run's own is called
+            as a row's, or two rows would be the same run, so that one of them is not what it is called.
     """
+    own = run.changes()
     variants: dict[str, dict[str, Any]] = dict(run.variants)
     for name in names:
         for trained in runs_of(name, run):
+            if trained.variant in own:
+                raise SettingsError(f"variants.{trained.variant}: a row of {name} is called so; choose another name")
             changes: dict[str, Any] = {**run.tables.changes.get(name, {}), **trained.row.changes, "seed": trained.seed}
             if "teacher.loss.external_weight" in changes:
                 changes |= _external(name, run)
@@ -327,7 +345,17 @@ def with_tables(run: RunSettings, names: Sequence[str]) -> RunSettings:
     if len(variants) == len(run.variants):
         return run
     values = run.model_dump()
-    return parse(RunSettings, {**values, "variants": variants}, f"tables ({', '.join(names)})")
+    found: RunSettings = parse(RunSettings, {**values, "variants": variants}, f"tables ({', '.join(names)})")
+    experiments = found.experiments()
+    for name in names:
+        of_rows = {trained.variant: trained for trained in runs_of(name, run)}.values()
+        for one, other in itertools.combinations(of_rows, 2):
+            if experiments[one.variant] == experiments[other.variant]:
+                raise SettingsError(
+                    f"{name}: the rows {one.row.name!r} and {other.row.name!r} would be the same run, as recipe "
+                    f"{run.recipe} and the settings over it have it; leave out what makes them so"
+                )
+    return found
 
 
 def base_of(table: str, run: RunSettings) -> RunSettings:
@@ -341,7 +369,7 @@ def base_of(table: str, run: RunSettings) -> RunSettings:
 
 
 def _external(table: str, run: RunSettings) -> dict[str, Any]:
-    """External features: as heavy as the internal ones are in this run, from the file that the settings name."""
+    """External features: as heavy as the internal ones are in this table, from the file that the settings name."""
     given, random = run.figures.external_weights, run.figures.external_random
     if given is None and not random:
         raise SettingsError(
@@ -350,7 +378,7 @@ def _external(table: str, run: RunSettings) -> dict[str, Any]:
             "the table will say"
         )
     source = {"teacher.loss.external_weights": given, "teacher.loss.external_random": random}
-    return {"teacher.loss.external_weight": run.teacher.loss.featuremetric_weight, **source}
+    return {"teacher.loss.external_weight": base_of(table, run).teacher.loss.featuremetric_weight, **source}
 
 
 def notes_of(table: str, run: RunSettings) -> list[str]:

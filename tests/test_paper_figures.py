@@ -345,7 +345,7 @@ def test_figure_8_has_one_scale_of_depth_and_one_of_errors_and_says_them():
     figure = depth_error_figure("plane", "mm", "teacher", [labelled(), labelled()])
     assert len(limits(figure, "depth")) == len(limits(figure, "error")) == 1
     assert limits(figure, "error") == {(0, 2.0)}
-    assert titles(figure, "error") == ["mean 2, median 2 mm", "mean 1, median 1 mm"] * 2
+    assert titles(figure, "error") == ["mean 2, median 2", "mean 1, median 1"] * 2
     assert overlapping(figure) == []
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 
-from kdmvs.config import RECIPES, RecipeName, RunSettings, parse, recipe
+from kdmvs.config import RECIPES, RecipeName, RunSettings, flat, parse, recipe
 from kdmvs.errors import SettingsError
 from kdmvs.variants import recipe_in_words
 
@@ -64,6 +65,22 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
 def test_the_embedded_default_is_the_short_recipe_and_nothing_else() -> None:
     demo = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text())
     assert recipe_in_words(parse(RunSettings, demo, "demo")) == "short"
+
+
+def test_the_page_of_the_released_recipe_says_its_values_and_the_papers() -> None:
+    """The table of docs/released.md, key by key, against what a run of either recipe has."""
+    page = (ROOT / "docs" / "released.md").read_text().split("## ")[1]
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+?) \| ?([^|]*?) ?\|$", page, re.MULTILINE)
+    released, paper = (dict(flat(run(recipe=name).model_dump(mode="json"))) for name in ("released", "paper"))
+    for key, here, there in rows:
+        for found, said in ((released, here), (paper, there)):
+            value = re.split(r" \(| ?;", said)[0]
+            if value and not said.startswith("("):
+                assert found[key] == yaml.safe_load(value), (key, said)
+    told = {key for key, _, _ in rows}
+    changed = {key for key, value in released.items() if value != paper.get(key)} - {"recipe"}
+    assert changed <= told
+    assert len(told) > 25
 
 
 def test_without_a_teacher_there_is_one_round_of_measured_depth() -> None:

@@ -86,6 +86,52 @@ def test_a_run_without_its_scenes_is_told_where_they_are() -> None:
         tables.asked(["table2"], run())
 
 
+def test_every_row_has_what_the_tables_columns_are_made_by() -> None:
+    """Also where the run itself scores its maps in another way, as the embedded default does."""
+    for trained in runs_of("table4", run()):
+        assert with_tables(run(), ["table4"]).experiments()[trained.variant].evaluation.depth_protocol == "darmon"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"evaluation": {"protocol": "eth3d"}}, r"table5: .*evaluation\.protocol: eth3d has none; take plain or dtu"),
+        ({"scans": {"training": ["a"]}}, r"table5: expected scans to score in scans\.evaluation, found none"),
+        ({"tables": {"changes": {"tabel5": {"rounds": 1}}}}, r"tables\.changes: expected some of .*found tabel5"),
+        ({"tables": {"seeds": [0, 0]}}, r"tables\.seeds: expected each seed once, found \[0, 0\]"),
+    ],
+)
+def test_a_table_that_could_hold_no_number_is_refused_before_anything_is_trained(given, expected) -> None:
+    with pytest.raises(SettingsError, match=expected):
+        tables.asked(["table5"], run(**given))
+
+
+def test_a_table_may_be_scored_in_another_way_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tables.ASKED, "")
+    changes = {"table5": {"evaluation.protocol": "plain"}}
+    assert tables.asked(["table5"], run(evaluation={"protocol": "eth3d"}, tables={"changes": changes})) == ("table5",)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "rows"),
+    [
+        ("table7", {"recipe": "supervised"}, r"'\(1\) all pixels, .*' and '\(3\) validated, "),
+        ("table5", {"recipe": "photometric-only"}, "'photometric' and 'photometric . internal features'"),
+        ("table1", {"student": {"network": {"name": "mvsnet"}}, "teacher": {"network": {"name": "mvsnet"}}}, "MVSNet"),
+    ],
+)
+def test_rows_that_would_be_one_run_are_refused(name, given, rows) -> None:
+    """Otherwise one of them would not be what it is called."""
+    with pytest.raises(SettingsError, match=rf"{name}: the rows .*{rows}.* would be the same run"):
+        with_tables(run(**given), [name])
+
+
+def test_a_variant_of_ones_own_is_not_replaced_by_a_row() -> None:
+    given = {"table5-row1-seed0": {"consistency": {"confidence": 0.2}}}
+    with pytest.raises(SettingsError, match=r"variants\.table5-row1-seed0: a row of table5 is called so; choose"):
+        with_tables(run(variants=given), ["table5"])
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_the_order_that_is_checked_is_the_papers(name: str) -> None:
     rows = [TABLES[name].rows[k].paper for k in TABLES[name].order]
@@ -114,6 +160,9 @@ def test_external_features_weigh_what_the_internal_ones_do_in_the_run() -> None:
     found = with_tables(run(teacher={"loss": {"featuremetric_weight": 0.7}}), ["table5"])
     loss = found.experiments()["table5-row2-seed0"].teacher.loss
     assert (loss.external_weight, loss.featuremetric_weight, loss.external_random) == (0.7, 0, True)
+    changes = {"table5": {"teacher": {"loss": {"featuremetric_weight": 0.3}}}}
+    found = with_tables(run(tables={"changes": changes}), ["table5"])
+    assert found.experiments()["table5-row2-seed0"].teacher.loss.external_weight == 0.3
 
 
 def test_external_features_that_nobody_named_are_refused_with_what_to_do() -> None:

@@ -237,7 +237,7 @@ def _row(
     it: Trace,
 ) -> None:
     """One example."""
-    said = "a pixel that passes" if it.agrees else "a pixel that fails"
+    said = f"a pixel that {'passes' if it.agrees else 'fails'} against this source"
     sheet.text(EDGE, top + 0.12, said, color=PASSED if it.agrees else BACK, **BOLD)
     boxes = [(left, top + HEAD, PANEL, height) for left in lefts]
     reference, source = (image.clip(0, 1) for image in images)

@@ -15,7 +15,6 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from kdmvs.evaluation.point_clouds import distances, median_spacing, thin
-from kdmvs.figures.depth_errors import rounded_up
 from kdmvs.figures.sheet import BOLD, EDGE, GAP, STYLE, TITLE, Sheet
 from kdmvs.types import PointCloud
 
@@ -72,13 +71,6 @@ def compared(cloud: Float[np.ndarray, "n 3"], reference: Float[np.ndarray, "m 3"
     there, back = distances(cloud, reference[kept], spacing), distances(reference, cloud[stays], spacing)
     precision, recall = float((there[stays] < tau).mean()), float((back[kept] < tau).mean())
     return Compared(there, back, tau, precision, recall, float(np.median(there[stays])))
-
-
-def scale_end(errors: Sequence[Float[np.ndarray, " _n"]]) -> float:
-    """The end of one scale for all clouds: a quantile of their distances, rounded up to two digits; 1 for none."""
-    known = np.concatenate([part[np.isfinite(part)] for part in errors] or [np.empty(0)])
-    limit = float(np.quantile(known, TOLD_APART)) if len(known) else 0.0
-    return rounded_up(limit) if limit > 0 else 1.0
 
 
 @cache

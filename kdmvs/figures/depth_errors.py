@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from kdmvs.figures.maps import DEPTH, ERROR, colormap, error_of
+from kdmvs.figures.maps import DEPTH, ERROR, colormap, error_of, scale_end
 from kdmvs.figures.sheet import BOLD, EDGE, GAP, STYLE, TITLE, Sheet
 
 PANEL = 2.2
@@ -48,12 +47,6 @@ class LabelledView:
         return np.where(self.mask(), depth, np.nan)
 
 
-def rounded_up(value: float) -> float:
-    """A positive number rounded up to two digits."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit - 1e-9) * unit
-
-
 def depth_error_figure(scan: str, unit: str, model: str, views: Sequence[LabelledView]) -> Figure:
     """A row per view: photograph, measured depth, the model's depth and its error, the pseudo label and its error.
 
@@ -75,13 +68,13 @@ def depth_error_figure(scan: str, unit: str, model: str, views: Sequence[Labelle
     with matplotlib.rc_context(STYLE):
         width = lefts[-1] + PANEL + EDGE
         sheet = Sheet(max(width, 8.0), tops[-1] + height + BAR)
-        sheet.title(f"Figure 8: depth maps and errors, {scan}", "one mask for all depths of a row")
+        sheet.title(f"Figure 8: depth maps and errors, {scan}", "grey: outside a row's mask")
         for left, head in zip(lefts, columns, strict=True):
             sheet.text(left, TITLE + HEAD / 2, head, **BOLD)
         for top, view in zip(tops, views, strict=True):
             sheet.text(EDGE + 0.1, top + height / 2, f"view {view.index}", rotation=90, ha="center", **BOLD)
             for left, head in zip(lefts, columns, strict=True):
-                _panel(sheet, (left, top, PANEL, height), head[1], view, unit, depths, errors)
+                _panel(sheet, (left, top, PANEL, height), head[1], view, depths, errors)
         bars = tops[-1] + height + 0.08
         sheet.bar(lefts[1], bars, PANEL, ScalarMappable(**depths), f"depth ({unit})")
         if is_measured:
@@ -97,7 +90,6 @@ def _panel(
     box: tuple[float, float, float, float],
     letter: str,
     view: LabelledView,
-    unit: str,
     depths: dict[str, Any],
     errors: dict[str, Any],
 ) -> None:
@@ -115,13 +107,13 @@ def _panel(
         return
     assert view.measured is not None
     found = view.masked(error_of(depth, view.measured))
-    sheet.panel(box, "error", in_words(found, unit), found, **errors)
+    sheet.panel(box, "error", in_words(found), found, **errors)
 
 
-def in_words(errors: Float[np.ndarray, "h w"], unit: str) -> str:
-    """Mean and median of the errors that are known."""
+def in_words(errors: Float[np.ndarray, "h w"]) -> str:
+    """Mean and median of the errors that are known; their unit stands at the scale, where a long one has room."""
     known = errors[np.isfinite(errors)]
-    return f"mean {known.mean():.3g}, median {np.median(known):.3g} {unit}" if len(known) else "nothing in the mask"
+    return f"mean {known.mean():.3g}, median {np.median(known):.3g}" if len(known) else "nothing in the mask"
 
 
 def _range(views: Sequence[LabelledView]) -> tuple[float, float]:
@@ -144,6 +136,4 @@ def _error_limit(views: Sequence[LabelledView]) -> float:
         if view.measured is not None
         for depth in (view.estimated, view.label)
     ]
-    known = np.concatenate([part[np.isfinite(part)] for part in found] or [np.empty(0)])
-    limit = float(np.quantile(known, TOLD_APART)) if len(known) else 0.0
-    return rounded_up(limit) if limit > 0 else 1.0
+    return scale_end(np.concatenate([part.ravel() for part in found] or [np.empty(0)]), TOLD_APART)

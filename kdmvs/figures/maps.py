@@ -63,13 +63,20 @@ def error_limit(views: Sequence[ViewMaps]) -> float:
         if view.measured is not None
         for model in view.models
     ]
-    known = np.concatenate(errors or [np.empty(0)])
-    known = known[np.isfinite(known)]
-    limit = float(np.quantile(known, ERROR_QUANTILE)) if len(known) else 0.0
-    if limit <= 0:
-        return 1.0
-    unit = 10.0 ** (math.floor(math.log10(limit)) - 1)
-    return math.ceil(limit / unit - 1e-9) * unit
+    return scale_end(np.concatenate(errors or [np.empty(0)]), ERROR_QUANTILE)
+
+
+def scale_end(errors: Float[np.ndarray, " n"], share: float) -> float:
+    """The end of a scale that tells such a share of errors apart, rounded up to two digits; 1 where all are 0."""
+    known = errors[np.isfinite(errors)]
+    limit = float(np.quantile(known, share)) if len(known) else 0.0
+    return rounded_up(limit) if limit > 0 else 1.0
+
+
+def rounded_up(value: float) -> float:
+    """A positive number rounded up to two digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit - 1e-9) * unit
 
 
 def median_error(model: ModelMaps, measured: Float[np.ndarray, "h w"]) -> float | None:

@@ -223,16 +223,13 @@ def truth_of(scan: Scan, protocol: str, names: Mapping[str, str]) -> dict[str, P
 
 def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:
     """The points to score against, and where they come from."""
-    from kdmvs.evaluation.point_clouds import from_measured_depth
+    from kdmvs.stages.reference import measured_points
 
     given = scan.reference_cloud()
     if given is not None:
         return given.points.numpy().astype(float), "reference_cloud"
-    measured = ((scan.measured_inside(i), scan.camera(i)) for i in range(len(scan)))
-    views = ((depth, camera) for depth, camera in measured if depth is not None)
-    if all(scan.measured_depth(i) is None for i in range(len(scan))):
-        return None, None
-    return from_measured_depth(views, settings.thinning, settings.seed), "measured_depth"
+    points = measured_points(scan, settings.thinning, settings.seed)
+    return points, None if points is None else "measured_depth"
 
 
 def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[str, Any] | None:

@@ -78,19 +78,15 @@ def reference_of(scan: Scan) -> tuple[PointCloud | None, str | None]:
     """The cloud to compare with, and what it is in words."""
     import torch
 
-    from kdmvs.evaluation.point_clouds import from_measured_depth
     from kdmvs.figures.cloud_errors import SEED
+    from kdmvs.stages.reference import measured_points
     from kdmvs.types import PointCloud
 
     given = scan.reference_cloud()
     if given is not None:
         return given, "reference cloud"
-    maps = ((scan.measured_inside(i), i) for i in range(len(scan)))
-    views = [(depth, scan.camera(i)) for depth, i in maps if depth is not None and depth.any()]
-    if not views:
-        return None, None
-    points = from_measured_depth(views, None, SEED)
-    return PointCloud(torch.from_numpy(points.astype("float32"))), "measured depth"
+    points = measured_points(scan, None, SEED)
+    return (None, None) if points is None else (PointCloud(torch.from_numpy(points).float()), "measured depth")
 
 
 def whole(name: str, cloud: PointCloud, pictures: Sequence[ndarray]) -> Column:
@@ -111,11 +107,14 @@ def reconstructions(
     drawn: Callable[[PointCloud, Camera], ndarray],
 ) -> tuple[list[str], list[Column], tuple[float, str]]:
     """Figure 6: the clouds with their colours, and with their distances to the reference on one scale."""
-    from kdmvs.figures.cloud_errors import Column, coloured, compared, scale_end
+    import numpy as np
+
+    from kdmvs.figures.cloud_errors import TOLD_APART, Column, coloured, compared
+    from kdmvs.figures.maps import scale_end
     from kdmvs.figures.sheet import points_in_words
 
     found = [compared(as_array(it), as_array(reference), None) for it in clouds]
-    limit = scale_end([it.to_reference for it in found])
+    limit = scale_end(np.concatenate([it.to_reference for it in found]), TOLD_APART)
     columns = []
     for name, cloud, it in zip(model, clouds, found, strict=True):
         words = points_in_words(len(cloud.points))

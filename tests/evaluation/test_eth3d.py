@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdmvs.config import Eth3dProtocolSettings
 from kdmvs.errors import DataError
-from kdmvs.evaluation.eth3d import BEAM_RADIUS, BEAM_SLOPE, VoxelMean, along_beams, score
+from kdmvs.evaluation.eth3d import BEAM_RADIUS, BEAM_SLOPE, SHIFTS, VoxelMean, along_beams, score, voxels
 from tests.views import rotation
 
 AWAY = np.eye(4)
@@ -23,6 +24,16 @@ def wall(side=40, distance=3.0, spacing=0.001):
 
 def to_world(points, matrix=AWAY):
     return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def test_the_numbers_are_those_of_the_benchmarks_program() -> None:
+    """evaluation.md 4.4: half a beam of 2.25 mm, which opens by 0.011 degrees; voxels of 1 cm, half of one apart."""
+    assert BEAM_RADIUS == 0.001125
+    assert np.degrees(np.arctan(BEAM_SLOPE)) == pytest.approx(0.011)
+    apart = [[0.0049, 0, 0], [0.0051, 0, 0], [0.0149, 0, 0]]
+    assert [len(np.unique(voxels(np.array(apart), shift))) for shift in SHIFTS] == [2, 2]
+    assert [len(np.unique(voxels(np.array(apart[:2]), shift))) for shift in SHIFTS] == [1, 2]
+    assert Eth3dProtocolSettings().tolerances == (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def test_a_scan_scored_against_itself_is_all_right() -> None:

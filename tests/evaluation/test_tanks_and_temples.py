@@ -13,6 +13,7 @@ from kdmvs.formats.trajectory import LoggedPose
 from tests.views import rotation
 
 TAU = 0.1
+FITS = tanks_and_temples.RANSAC["iterations"]
 MEASURED_FROM_OURS = np.eye(4)
 MEASURED_FROM_OURS[:3, :3] = 0.25 * rotation((0.3, -1.0, 0.5), 70).numpy()
 MEASURED_FROM_OURS[:3, 3] = (3, -7, 20)
@@ -61,6 +62,45 @@ def test_a_cloud_that_is_off_from_where_its_cameras_say_is_brought_near_by_icp()
     assert found.scale < 0.25
 
 
+def test_the_steps_and_their_numbers_are_the_toolboxes_in_its_order(monkeypatch) -> None:
+    """run.py, registration.py and evaluation.py of isl-org/TanksAndTemples (evaluation.md 4.2), lengths in tau."""
+    steps: list[tuple] = []
+
+    def watched(name, *told):
+        function = getattr(tanks_and_temples, name)
+
+        def called(*arguments, **named):
+            lengths = [named[key] for key in told] or arguments[1:]
+            steps.append((name, *(round(float(value), 9) for value in lengths)))
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(tanks_and_temples, name, called)
+
+    watched("ransac_similarity", "radius", "samples")
+    watched("voxel_means")
+    watched("icp", "radius", "iterations", "relative_fitness", "relative_rmse")
+    scored(surface(), surface())
+    assert steps == [
+        ("ransac_similarity", 0.2, 6),
+        ("voxel_means", TAU), ("voxel_means", TAU), ("icp", 80 * TAU, 30, 1e-6, 20),
+        ("voxel_means", TAU / 2), ("voxel_means", TAU / 2), ("icp", 20 * TAU, 30, 1e-6, 20),
+        ("icp", 2 * TAU, 30, 1e-6, 20),
+        ("voxel_means", TAU / 2), ("voxel_means", TAU / 2),
+    ]  # fmt: skip
+    assert (FITS, tanks_and_temples.UNIFORM_POINTS, tanks_and_temples.FILM_POSES) == (100_000, 4_000_000, 1600)
+    assert tanks_and_temples.TAU == {
+        "Barn": 0.01, "Caterpillar": 0.005, "Church": 0.025, "Courthouse": 0.025, "Ignatius": 0.003,
+        "Meetingroom": 0.01, "Truck": 0.005,
+    }  # fmt: skip
+
+
+def test_of_many_points_every_kth_is_taken_in_the_last_stage(monkeypatch) -> None:
+    monkeypatch.setattr(tanks_and_temples, "UNIFORM_POINTS", 4)
+    points = np.arange(33.0).reshape(11, 3)
+    for count, step in ((4, 1), (5, 1), (7, 2), (11, 3)):  # round(count / 4), so that up to half more stay
+        np.testing.assert_array_equal(tanks_and_temples.uniformly(points[:count]), points[:count:step])
+
+
 def test_half_a_cloud_is_right_and_finds_half() -> None:
     measured = surface(20000)
     half = measured[measured[:, 0] < 0]
@@ -86,6 +126,19 @@ def test_points_that_nothing_was_measured_at_cost_precision_only() -> None:
     above = measured + np.array([0, 0, 10])  # 100 tau: no partner of ICP, and a whole number of voxels
     found = scored(np.concatenate((measured, above)), measured, CropVolume("z", -3.0, 30.0, SQUARE))
     assert found.precision == pytest.approx(0.5, abs=0.001)
+    assert found.recall == 1.0
+
+
+def test_a_point_between_one_and_two_tau_away_is_wrong() -> None:
+    """Part of the sheet twice, the second time lifted by 1.6 tau where it is nearly level."""
+    measured = surface(20000)
+    x, y, _ = measured.T
+    steep = np.hypot(0.8 * np.cos(2 * x) * np.cos(3 * y) + 0.2 * x, 1.2 * np.sin(2 * x) * np.sin(3 * y))
+    lifted = measured[(steep < 0.3) & (x > 0.5)] + np.array([0, 0, 1.6 * TAU])
+    found = scored(np.concatenate((measured, lifted)), measured)
+    wrong = 1 - len(measured) / (len(measured) + len(lifted))
+    assert 0.02 < wrong < 0.1
+    assert found.precision == pytest.approx(1 - wrong, abs=0.005)
     assert found.recall == 1.0
 
 

@@ -11,13 +11,13 @@ import torch
 from matplotlib.figure import Figure
 
 from kdmvs import checkpoints, storage
-from kdmvs.config import CasMVSNetSettings, ConsistencySettings, FigureSettings, MVSNetSettings
+from kdmvs.config import CasMVSNetSettings, ConsistencySettings, EvaluationSettings, FigureSettings, MVSNetSettings
 from kdmvs.errors import DataError, FormatError, KdmvsError, SettingsError
 from kdmvs.formats.ply import write_ply
 from kdmvs.geometry import unproject
 from kdmvs.networks.table import build
 from kdmvs.scans import Scan
-from kdmvs.stages import figure_check, figure_clouds, figure_depth, figure_features, figure_warping
+from kdmvs.stages import evaluate, figure_check, figure_clouds, figure_depth, figure_features, figure_warping
 from kdmvs.stages.pictured import chosen_source, chosen_view
 from kdmvs.types import PointCloud
 
@@ -124,6 +124,15 @@ def test_measured_depth_stands_in_for_a_reference_cloud(plane_scan, plane_folder
     assert figure_clouds.reference_of(Scan.open(plane_folder))[1] == "reference cloud"
     whole = without_truth(plane_folder)
     assert figure_clouds.reference_of(whole) == (None, None)
+
+
+def test_maps_of_depth_without_a_known_pixel_are_no_truth(plane_scan, monkeypatch):
+    """For the scores of clouds as for their pictures, and as for the scores of maps."""
+    plane_scan._reference = None
+    empty = torch.zeros(plane_scan.size)
+    monkeypatch.setattr(plane_scan, "measured_depth", lambda i: empty if i else None)
+    assert figure_clouds.reference_of(plane_scan) == (None, None)
+    assert evaluate.reference_of(EvaluationSettings(), plane_scan) == (None, None)
 
 
 @pytest.mark.parametrize("network", [SMALL, MVSNetSettings(hypotheses=8, feature_channels=2)])
