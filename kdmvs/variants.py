@@ -179,7 +179,8 @@ def recipe_in_words(run: RunSettings) -> str:
 def schedule_in_words(run: RunSettings) -> str:
     """How long the trainings of a run are: `teacher 3 epochs of 50 steps of 2 samples; student ...`."""
     words = []
-    for name, settings in (("teacher", run.teacher), ("student", run.student)):
+    trainings = (("teacher", run.teacher), ("student", run.student)) if run.rounds else (("teacher", run.teacher),)
+    for name, settings in trainings:
         chosen = settings.optimiser
         steps = f"{chosen.steps_per_epoch} steps of {chosen.batch}" if chosen.steps_per_epoch else "all"
         words.append(f"{name} {chosen.epochs} epochs of {steps} samples")

@@ -6,7 +6,7 @@ import pytest
 
 from kdmvs.config import RunSettings, parse
 from kdmvs.errors import SettingsError
-from kdmvs.variants import PER_MODEL, Plan, before, in_words, split
+from kdmvs.variants import PER_MODEL, Plan, before, in_words, schedule_in_words, split
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"], "evaluation": ["b"]}}
 LOOSE = {"loose": {"consistency": {"reprojection_px": 2.0}}}
@@ -113,3 +113,7 @@ def test_a_variant_with_another_network_has_that_networks_own_choices():
     network = found["plain"].teacher.network
     assert (network.name, network.hypotheses, network.feature_channels) == ("mvsnet", 96, 8)
     assert found["named"].teacher.network.feature_channels == 16
+
+
+def test_a_schedule_names_no_student_where_there_is_none() -> None:
+    assert "student" not in schedule_in_words(run(rounds=0)) and "student" in schedule_in_words(run(rounds=1))

@@ -30,7 +30,7 @@ for table in [name for name in ASKED if not TABLES[name].bundle]:
             experiment=RUN.experiment,
             caption=TABLES[table].caption,
             recipe=recipe_in_words(base_of(table, RUN)),
-            schedule=schedule_in_words(base_of(table, RUN)),
+            schedule=schedule_in_words(PLAN.experiments[runs[-1].variant]),
             rows=[run.row.name for run in runs],
             models=[model_of(run.row, PLAN.experiments[run.variant]) for run in runs],
             notes=notes_of(table, RUN),
