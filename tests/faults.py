@@ -1,0 +1,311 @@
+"""Faults put into a small run of the workflow: kills, a scheduler's SIGTERM, a full disk, a folder that is read-only.
+
+    python -m tests.faults --kills 50 --seed 0
+
+kills a random process of the run's tree (Snakemake, a shell, a keeper, the stage, its workers) at a random moment and
+types the same command again, until the run is done; then its results are compared with those of an undisturbed run,
+byte for byte, and a new run begins, until so many kills have been survived. Not compared: logs, benchmarks and
+TensorBoard's events, which hold times. `tests/workflow/test_faults.py` uses the same functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from kdmvs.supervise import GRACE_S, PROC, alive, parent_of
+
+ROOT = Path(__file__).resolve().parents[1]
+HANGS_S = 900.0
+"""A run that takes longer than this hangs, however busy the machine is."""
+
+SMALL = {
+    "experiment": "small",
+    "rounds": 1,
+    "scans_per_job": 4,
+    "dataset": {"kind": "synthetic", "image_size": [64, 96], "views": 4, "lights": 1, "reference_points": 1000},
+    "scans": {"training": ["a", "b"], "evaluation": ["b"]},
+    "teacher": {
+        "network": {"hypotheses": [8, 8, 8], "feature_channels": 2, "groups": 1},
+        "sources": {"views": 2},
+        "optimiser": {"epochs": 4, "steps_per_epoch": 1},
+    },
+    "student": {
+        "network": {"hypotheses": [8, 8, 8], "feature_channels": 2, "groups": 1},
+        "sources": {"views": 2},
+        "optimiser": {"epochs": 2, "steps_per_epoch": 1},
+    },
+    "inference": {"views": 2},
+    "consistency": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
+    "fusion": {"sources": 2, "confidence": 0, "reprojection_px": 50, "relative_depth_error": 1, "least_votes": 1},
+    "figures": {"views": 1},
+    "resources": {rule: {"threads": 1} for rule in ("teacher", "student", "infer", "check", "fuse")},
+}
+"""Every stage of the demo on two scans of four tiny photographs, with single training steps."""
+
+TIMES = {"logs", "benchmarks", "tensorboard"}
+"""Folders of files that hold times; never compared."""
+
+
+def below(pid: int) -> set[int]:
+    """All processes below one."""
+    parents = {int(path.name): parent_of(int(path.name)) for path in PROC.iterdir() if path.name.isdigit()}
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def folder_of(pid: int) -> str:
+    """The working directory of a process."""
+    try:
+        return os.readlink(PROC / str(pid) / "cwd")
+    except OSError:  # it has ended, or is another user's
+        return ""
+
+
+def command_of(pid: int) -> list[str]:
+    try:
+        return (PROC / str(pid) / "cmdline").read_text(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def kind_of(pid: int, snakemake: int) -> str:
+    """What a process of a run's tree is."""
+    words = command_of(pid)
+    modules = [words[k + 1] for k in range(len(words) - 1) if words[k] == "-m"]
+    above = command_of(parent_of(pid))
+    if pid == snakemake:
+        return "Snakemake"
+    if not words:
+        return "ended"
+    if modules[:1] == ["kdmvs.gpu"]:
+        return "inner keeper" if "kdmvs.gpu" in above else "outer keeper"
+    if modules[:1] in (["kdmvs"], ["kdmvs.launch"]):
+        return "worker of a stage" if modules and above == words else "stage"
+    return {"bash": "shell", "tee": "tee"}.get(Path(words[0]).name, "other")
+
+
+def artifacts(results: Path) -> dict[str, bytes]:
+    """Every file of some results, without those that hold times."""
+    files = [path for path in results.rglob("*") if path.is_file() and not TIMES & set(path.parts)]
+    return {path.relative_to(results).as_posix(): path.read_bytes() for path in files}
+
+
+def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    """What is not as expected, a line per file."""
+    lines = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
+    lines += [f"left over: {name}" for name in sorted(found.keys() - expected.keys())]
+    return lines + [f"other bytes: {name}" for name in sorted(expected) if found.get(name, b"") != expected[name]]
+
+
+@dataclass
+class Place:
+    """A working directory in which the small run is started, killed, and started again by the same command."""
+
+    folder: Path
+    configuration: dict = field(default_factory=lambda: SMALL)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = self.folder.resolve()
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.configuration))
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / self.configuration["experiment"]
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """What a user types; its output is in run.log."""
+        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(self.folder / "tmp"), **self.environment}
+        environment.pop("PYTHONPATH", None)
+        with (self.folder / "run.log").open("wb") as log:
+            return subprocess.Popen(
+                [*command, "--configfile", "small.yaml", *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def run(self, *arguments: str) -> int:
+        """The same to its end; the exit code."""
+        running = self.start(*arguments)
+        try:
+            return running.wait(HANGS_S)
+        except subprocess.TimeoutExpired:
+            self.end(running)
+            raise
+
+    def said(self) -> str:
+        """What the last start said, with the logs of its stages."""
+        logs = sorted(self.results.glob("logs/**/*.log"))
+        return "\n".join(path.read_text(errors="replace") for path in (self.folder / "run.log", *logs))
+
+    def end(self, running: subprocess.Popen[bytes]) -> None:
+        """Leave nothing running."""
+        for pid in (running.pid, *below(running.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.wait(10)
+
+    def processes(self) -> list[int]:
+        """The processes that work here."""
+        pids = [int(name) for name in os.listdir(PROC) if name.isdigit()]
+        return [pid for pid in pids if folder_of(pid) == str(self.folder) and alive(pid)]
+
+    def wait_for_the_end(self) -> float:
+        """Wait until no process works here; how long that took in seconds. Orphans are an error."""
+        started = time.monotonic()
+        while left := self.processes():
+            late = time.monotonic() - started > GRACE_S + 15  # a busy machine may take seconds to start a keeper
+            assert not late, [" ".join(command_of(pid))[:200] for pid in left]
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def left_behind(self) -> list[str]:
+        """Files that only a run in the making may have: unfinished ones, locks, second names, temporary ones."""
+        marks = (".part", ".kept-")
+        found = [path for path in self.results.rglob("*") if any(mark in path.name for mark in marks)]
+        found += [path for path in self.results.rglob("lock") if path.is_file()]
+        found += [*self.folder.glob(".snakemake/locks/*"), *(self.folder / "tmp").iterdir()]
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+    def checked(self, expected: dict[str, bytes]) -> None:
+        """A finished run: the artifacts of the undisturbed one, no orphan, nothing left behind."""
+        self.wait_for_the_end()
+        assert differences(artifacts(self.results), expected) == []
+        assert self.left_behind() == []
+
+
+@dataclass
+class Kills:
+    """What was killed, and what became of it."""
+
+    survived: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    outlived_s: float = 0.0
+    """The longest that a job has outlived its Snakemake, in seconds."""
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in self.survived.most_common())
+        return (
+            f"{self.survived.total()} kills ({kinds}), {self.runs} runs ended in the bytes of the undisturbed one; "
+            f"jobs outlived Snakemake by at most {self.outlived_s:.1f} s"
+        )
+
+
+def kill_one(place: Place, chance: random.Random, longest_s: float) -> str | None:
+    """Start the run and kill a random process of it at a random moment; what it was, or None where the run ended before.
+
+    Of the kinds of processes that are there one is chosen, then one of that kind.
+    """
+    running = place.start()
+    with suppress(subprocess.TimeoutExpired):
+        running.wait(chance.uniform(0, longest_s))
+    kinds: dict[str, list[int]] = {}
+    for pid in sorted({running.pid} | below(running.pid)):
+        kinds.setdefault(kind_of(pid, running.pid), []).append(pid)
+    kinds.pop("ended", None)
+    if running.poll() is not None:
+        assert running.returncode == 0, place.said()[-6000:]
+        return None
+    kind = chance.choice(sorted(kinds))
+    with suppress(ProcessLookupError):
+        os.kill(chance.choice(kinds[kind]), signal.SIGKILL)
+    try:
+        running.wait(HANGS_S)
+    except subprocess.TimeoutExpired:
+        place.end(running)
+        raise
+    return kind
+
+
+def survive(folder: Path, kills: int, seed: int, expected: dict[str, bytes], longest_s: float, say=print) -> Kills:
+    """Kill until so many kills are survived; every run that was killed ends in the artifacts of the undisturbed one."""
+    chance, done = random.Random(seed), Kills()
+    while done.survived.total() < kills:
+        place = Place(folder / f"run{done.runs}")
+        while done.survived.total() < kills:
+            began = time.monotonic()
+            kind = kill_one(place, chance, longest_s)
+            if kind is None:
+                break
+            done.survived[kind] += 1
+            if chance.random() < 0.5:  # otherwise the next start comes while jobs of this one may still save
+                took = place.wait_for_the_end()
+                if kind == "Snakemake":
+                    done.outlived_s = max(done.outlived_s, took)
+            say(f"kill {done.survived.total()}: {kind} after {time.monotonic() - began:.0f} s")
+        else:
+            assert place.run() == 0, place.said()[-6000:]
+        place.checked(expected)
+        done.runs += 1
+        say(f"run {done.runs} is that of an undisturbed one; {done}")
+        shutil.rmtree(place.folder)
+    return done
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own in memory at a folder, which can be full or read-only (root alone).
+
+    Raises:
+        PermissionError: this user, or this container, may not mount.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if done.returncode:
+        raise PermissionError(done.stderr.decode().strip())
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to run (default: a temporary folder)")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="kdmvs-faults-"))
+    began = time.monotonic()
+    undisturbed = Place(folder / "undisturbed")
+    assert undisturbed.run() == 0, undisturbed.said()[-6000:]
+    expected = artifacts(undisturbed.results)
+    undisturbed.checked(expected)
+    took = time.monotonic() - began
+    print(f"undisturbed: {len(expected)} artifacts in {took:.0f} s", flush=True)
+    # A quarter of a run: several kills before it is done, and as many while Snakemake starts as while stages work.
+    done = survive(folder, given.kills, given.seed, expected, max(10.0, took / 4), lambda line: print(line, flush=True))
+    print(f"{done}; {(time.monotonic() - began) / 60:.0f} min")
+    if given.folder is None:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
