@@ -76,8 +76,8 @@ def alone(results: Path, locks_of_snakemake: Path = Path(".snakemake/locks")) ->
     """Keep every other run of the workflow out of a folder of results, whatever folder that one was started in.
 
     Snakemake's own locks are files that name files: they outlive a Snakemake that is killed, and any Snakemake that
-    ends in a working directory removes those of all others there. Whoever holds this lock knows that those that name files
-    below `results` are of dead runs, and removes them, so that a plain start after a kill needs no `--unlock`.
+    ends in a working directory removes those of all others there. Whoever holds this lock knows that those that name
+    files below `results` are of dead runs, and removes them, so that a plain start after a kill needs no `--unlock`.
 
     Raises:
         LockedError: another run is in the folder; or one on another host was, and this file system cannot tell whether

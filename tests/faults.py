@@ -120,7 +120,7 @@ class Place:
 
     folder: Path
     configuration: dict = field(default_factory=lambda: SMALL)
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=lambda: {"KDMVS_WORKERS": "1"})
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ class Kills:
 
 
 def kill_one(place: Place, chance: random.Random, longest_s: float) -> str | None:
-    """Start the run and kill a random process of it at a random moment; what it was, or None where the run ended before.
+    """Start the run and kill a random process of it at a random moment; what it was, or None where the run had ended.
 
     Of the kinds of processes that are there one is chosen, then one of that kind.
     """
@@ -296,9 +296,9 @@ def main() -> None:
     began = time.monotonic()
     undisturbed = Place(folder / "undisturbed")
     assert undisturbed.run() == 0, undisturbed.said()[-6000:]
+    took = time.monotonic() - began
     expected = artifacts(undisturbed.results)
     undisturbed.checked(expected)
-    took = time.monotonic() - began
     print(f"undisturbed: {len(expected)} artifacts in {took:.0f} s", flush=True)
     # A quarter of a run: several kills before it is done, and as many while Snakemake starts as while stages work.
     done = survive(folder, given.kills, given.seed, expected, max(10.0, took / 4), lambda line: print(line, flush=True))
