@@ -21,6 +21,9 @@ from kdmvs.errors import KdmvsError
 NAME = "lock"
 """Name of the lock file in the folder of a run's results."""
 
+LOOKS = 5
+"""Looks at a lock, a tenth of a second apart, before a run is refused: its holder may be leaving."""
+
 OF_ONE_MACHINE = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 """File systems of one machine at a time: there the kernel's word on a lock holds, whatever host its file names. On
 others (NFS, Lustre, ...) locks may hold on the host alone that took them (`mount -o local_lock`, `localflock`)."""
@@ -85,11 +88,16 @@ def alone(results: Path, locks_of_snakemake: Path = Path(".snakemake/locks")) ->
     """
     folder = results.resolve()
     path = folder / NAME
-    made, descriptor = not folder.exists(), None
+    descriptor, before = None, ""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = holder(path)
-        descriptor = take(path)
+        for _ in range(LOOKS):
+            with suppress(FileNotFoundError):  # a run that has just left removed its folder
+                folder.mkdir(parents=True, exist_ok=True)
+                before = holder(path)
+                descriptor = take(path)
+            if descriptor is not None:
+                break
+            time.sleep(0.1)
     except OSError as error:
         print(f"kdmvs: {path}: cannot lock ({error.strerror}); going on without", file=sys.stderr)
     else:
@@ -112,9 +120,8 @@ def alone(results: Path, locks_of_snakemake: Path = Path(".snakemake/locks")) ->
     finally:
         if descriptor is not None:
             give_back(path, descriptor)
-        if made:
-            with suppress(OSError):  # something is in it
-                folder.rmdir()
+        with suppress(OSError):  # something is in it
+            folder.rmdir()
 
 
 def _remove_stale(locks: Path, results: Path) -> None:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import urlsafe_b64decode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,6 +122,8 @@ class Place:
     folder: Path
     configuration: dict = field(default_factory=lambda: SMALL)
     environment: dict[str, str] = field(default_factory=lambda: {"KDMVS_WORKERS": "1"})
+    done: dict[str, int] = field(default_factory=dict)
+    """Outputs that were finished at the last fault, and when they were last changed."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,12 +137,12 @@ class Place:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """What a user types; its output is in run.log."""
-        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(self.folder / "tmp"), **self.environment}
         environment.pop("PYTHONPATH", None)
         with (self.folder / "run.log").open("wb") as log:
             return subprocess.Popen(
-                [*command, "--configfile", "small.yaml", *arguments],
+                [*command, "--cores", "2", *arguments],
                 cwd=self.folder,
                 env=environment,
                 stdout=log,
@@ -149,12 +152,7 @@ class Place:
 
     def run(self, *arguments: str) -> int:
         """The same to its end; the exit code."""
-        running = self.start(*arguments)
-        try:
-            return running.wait(HANGS_S)
-        except subprocess.TimeoutExpired:
-            self.end(running)
-            raise
+        return self.wait(self.start(*arguments))
 
     def said(self) -> str:
         """What the last start said, with the logs of its stages."""
@@ -182,19 +180,49 @@ class Place:
             time.sleep(0.02)
         return time.monotonic() - started
 
+    def wait(self, running: subprocess.Popen[bytes]) -> int:
+        """Wait for the end of a run, which must come."""
+        try:
+            return running.wait(HANGS_S)
+        except subprocess.TimeoutExpired:
+            self.end(running)
+            raise
+
+    def recorded(self, kind: str) -> set[str]:
+        """The outputs of which Snakemake has written down that they are made (`metadata`), or being made."""
+        folder = self.folder / ".snakemake" / kind
+        names = ["".join(path.relative_to(folder).parts) for path in folder.rglob("*") if path.is_file()]
+        return {urlsafe_b64decode(name.replace("@", "")).decode() for name in names}
+
+    def finished(self) -> dict[str, int]:
+        """Outputs of jobs that Snakemake knows to be finished, and when they were last changed."""
+        # The outputs of a job are recorded one by one, so those beside an unfinished one may be unfinished, too.
+        running = {Path(name).parent for name in self.recorded("incomplete")}
+        names = {name for name in self.recorded("metadata") if Path(name).parent not in running}
+        return {name: path.stat().st_mtime_ns for name in names if (path := self.folder / name).exists()}
+
+    def note_what_is_done(self) -> None:
+        """What was finished at the last fault must not have been made again since."""
+        again = [name for name, when in self.done.items() if (self.folder / name).stat().st_mtime_ns != when]
+        assert again == [], again
+        self.done = self.finished()
+
     def left_behind(self) -> list[str]:
         """Files that only a run in the making may have: unfinished ones, locks, second names, temporary ones."""
         marks = (".part", ".kept-")
         found = [path for path in self.results.rglob("*") if any(mark in path.name for mark in marks)]
         found += [path for path in self.results.rglob("lock") if path.is_file()]
-        found += [*self.folder.glob(".snakemake/locks/*"), *(self.folder / "tmp").iterdir()]
+        found += self.folder.glob(".snakemake/locks/*")
+        # PyTorch makes the folder of its compiler's cache, of one name for all, as it is imported.
+        found += [path for path in (self.folder / "tmp").rglob("*") if not path.name.startswith("torchinductor_")]
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def checked(self, expected: dict[str, bytes]) -> None:
         """A finished run: the artifacts of the undisturbed one, no orphan, nothing left behind."""
         self.wait_for_the_end()
-        assert differences(artifacts(self.results), expected) == []
-        assert self.left_behind() == []
+        self.note_what_is_done()
+        other, left = differences(artifacts(self.results), expected), self.left_behind()
+        assert other == [] and left == [], (other, left)
 
 
 @dataclass
@@ -214,30 +242,58 @@ class Kills:
         )
 
 
-def kill_one(place: Place, chance: random.Random, longest_s: float) -> str | None:
-    """Start the run and kill a random process of it at a random moment; what it was, or None where the run had ended.
+def reach(place: Place, running: subprocess.Popen[bytes], least: int, wait_s: float) -> bool:
+    """Wait until a run has finished so many outputs, then some seconds more; whether it still runs."""
+    while running.poll() is None and least and len(place.finished()) < least:
+        time.sleep(0.1)
+    with suppress(subprocess.TimeoutExpired):
+        running.wait(wait_s)
+    return running.poll() is None
 
-    Of the kinds of processes that are there one is chosen, then one of that kind.
+
+def kill_one(place: Place, chance: random.Random, longest_s: float, least: int = 0) -> str | None:
+    """Start the run and kill -9 some of it at a random moment; what it was, or None where the run had ended.
+
+    Of the kinds of processes that are there one is chosen, then one of that kind; or a whole job, or everything.
     """
     running = place.start()
-    with suppress(subprocess.TimeoutExpired):
-        running.wait(chance.uniform(0, longest_s))
+    if not reach(place, running, least, chance.uniform(0, longest_s)):
+        assert running.returncode == 0, place.said()[-6000:]
+        return None
     kinds: dict[str, list[int]] = {}
     for pid in sorted({running.pid} | below(running.pid)):
         kinds.setdefault(kind_of(pid, running.pid), []).append(pid)
     kinds.pop("ended", None)
-    if running.poll() is not None:
-        assert running.returncode == 0, place.said()[-6000:]
-        return None
-    kind = chance.choice(sorted(kinds))
-    with suppress(ProcessLookupError):
-        os.kill(chance.choice(kinds[kind]), signal.SIGKILL)
-    try:
-        running.wait(HANGS_S)
-    except subprocess.TimeoutExpired:
-        place.end(running)
-        raise
+    victims = {kind: [{pid} for pid in pids] for kind, pids in kinds.items()}
+    jobs = [pid for pid in below(running.pid) if parent_of(pid) == running.pid]
+    victims |= {"a whole job": [{pid} | below(pid) for pid in jobs]} if jobs else {}
+    victims["everything"] = [{running.pid} | below(running.pid)]
+    kind = chance.choice(sorted(victims))
+    place.note_what_is_done()
+    signal_all(chance.choice(victims[kind]), signal.SIGKILL)
+    place.wait(running)
     return kind
+
+
+def signal_all(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def terminate(place: Place, chance: random.Random, who: str, longest_s: float, least: int = 0) -> bool:
+    """Start the run and send SIGTERM as a scheduler does that preempts; whether the run had not ended before.
+
+    `who`: Snakemake alone, or all processes of the run twice, as a batch system that signals steps and their shells.
+    """
+    running = place.start()
+    if not reach(place, running, least, chance.uniform(0, longest_s)):
+        assert running.returncode == 0, place.said()[-6000:]
+        return False
+    place.note_what_is_done()
+    signal_all({running.pid} | (below(running.pid) if who == "all" else set()), signal.SIGTERM)
+    place.wait(running)
+    return True
 
 
 def survive(folder: Path, kills: int, seed: int, expected: dict[str, bytes], longest_s: float, say=print) -> Kills:
@@ -251,16 +307,16 @@ def survive(folder: Path, kills: int, seed: int, expected: dict[str, bytes], lon
             if kind is None:
                 break
             done.survived[kind] += 1
-            if chance.random() < 0.5:  # otherwise the next start comes while jobs of this one may still save
-                took = place.wait_for_the_end()
-                if kind == "Snakemake":
-                    done.outlived_s = max(done.outlived_s, took)
-            say(f"kill {done.survived.total()}: {kind} after {time.monotonic() - began:.0f} s")
+            waited = chance.random() < 0.5  # otherwise the next start comes while jobs of this one may still save
+            took = place.wait_for_the_end() if waited else 0.0
+            if kind == "Snakemake":
+                done.outlived_s = max(done.outlived_s, took)
+            say(f"kill {done.survived.total()}: {kind} after {time.monotonic() - began - took:.0f} s")
         else:
             assert place.run() == 0, place.said()[-6000:]
         place.checked(expected)
         done.runs += 1
-        say(f"run {done.runs} is that of an undisturbed one; {done}")
+        say(f"run {done.runs} is as undisturbed; {done}")
         shutil.rmtree(place.folder)
     return done
 
@@ -282,14 +338,34 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+@contextmanager
+def full(folder: Path, left: int) -> Iterator[None]:
+    """A file system on which so many bytes are left."""
+    filler = folder / "filler"
+    room = os.statvfs(folder)
+    with filler.open("wb") as file:
+        file.write(bytes(max(0, room.f_bavail * room.f_frsize - left)))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A file system, mounted at a folder, that cannot be written."""
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, help="seconds to a kill at most (default: a quarter of a whole run)")
     parser.add_argument("--folder", type=Path, help="where to run (default: a temporary folder)")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="kdmvs-faults-"))
