@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -242,12 +243,25 @@ class Kills:
         )
 
 
-def reach(place: Place, running: subprocess.Popen[bytes], least: int, wait_s: float) -> bool:
-    """Wait until a run has finished so many outputs, then some seconds more; whether it still runs."""
+def computed_s(pids: set[int]) -> float:
+    """Seconds of processor time that processes, and those that they have waited for, have taken."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError, IndexError):
+            ticks += sum(map(int, (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def reach(place: Place, running: subprocess.Popen[bytes], moment_s: float, least: int = 0) -> bool:
+    """Wait until a run has finished so many outputs and has then computed so long; whether it still runs.
+
+    Seconds of processor time: on a busy machine a second of the clock is spent before anything has begun.
+    """
     while running.poll() is None and least and len(place.finished()) < least:
-        time.sleep(0.1)
-    with suppress(subprocess.TimeoutExpired):
-        running.wait(wait_s)
+        time.sleep(0.2)
+    begun = computed_s({running.pid} | below(running.pid)) if least else 0.0
+    while running.poll() is None and computed_s({running.pid} | below(running.pid)) - begun < moment_s:
+        time.sleep(0.2)
     return running.poll() is None
 
 
@@ -257,7 +271,7 @@ def kill_one(place: Place, chance: random.Random, longest_s: float, least: int =
     Of the kinds of processes that are there one is chosen, then one of that kind; or a whole job, or everything.
     """
     running = place.start()
-    if not reach(place, running, least, chance.uniform(0, longest_s)):
+    if not reach(place, running, chance.uniform(0, longest_s), least):
         assert running.returncode == 0, place.said()[-6000:]
         return None
     kinds: dict[str, list[int]] = {}
@@ -287,7 +301,7 @@ def terminate(place: Place, chance: random.Random, who: str, longest_s: float, l
     `who`: Snakemake alone, or all processes of the run twice, as a batch system that signals steps and their shells.
     """
     running = place.start()
-    if not reach(place, running, least, chance.uniform(0, longest_s)):
+    if not reach(place, running, chance.uniform(0, longest_s), least):
         assert running.returncode == 0, place.said()[-6000:]
         return False
     place.note_what_is_done()
@@ -302,7 +316,6 @@ def survive(folder: Path, kills: int, seed: int, expected: dict[str, bytes], lon
     while done.survived.total() < kills:
         place = Place(folder / f"run{done.runs}")
         while done.survived.total() < kills:
-            began = time.monotonic()
             kind = kill_one(place, chance, longest_s)
             if kind is None:
                 break
@@ -311,7 +324,7 @@ def survive(folder: Path, kills: int, seed: int, expected: dict[str, bytes], lon
             took = place.wait_for_the_end() if waited else 0.0
             if kind == "Snakemake":
                 done.outlived_s = max(done.outlived_s, took)
-            say(f"kill {done.survived.total()}: {kind} after {time.monotonic() - began - took:.0f} s")
+            say(f"kill {done.survived.total()}: {kind}, {len(place.done)} outputs done")
         else:
             assert place.run() == 0, place.said()[-6000:]
         place.checked(expected)
@@ -365,14 +378,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, help="seconds to a kill at most (default: a quarter of a whole run)")
+    parser.add_argument(
+        "--longest", type=float, help="seconds of processor time to a kill (default: a fifth of a run's)"
+    )
     parser.add_argument("--folder", type=Path, help="where to run (default: a temporary folder)")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="kdmvs-faults-"))
     began = time.monotonic()
     undisturbed = Place(folder / "undisturbed")
     assert undisturbed.run() == 0, undisturbed.said()[-6000:]
-    took = time.monotonic() - began
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     expected = artifacts(undisturbed.results)
     undisturbed.checked(expected)
     print(f"undisturbed: {len(expected)} artifacts in {took:.0f} s", flush=True)

@@ -83,7 +83,7 @@ def test_a_run_that_meets_one_fault_after_another_ends_as_an_undisturbed_one(und
 
 @slow
 def test_killed_again_and_again_the_run_ends_in_the_bytes_of_an_undisturbed_one(undisturbed, tmp_path, capsys):
-    done = survive(tmp_path, KILLS, SEED, undisturbed, longest_s=60.0)
+    done = survive(tmp_path, KILLS, SEED, undisturbed, longest_s=16.0)
     with capsys.disabled():
         print(f"\n{done}", end="")
     assert done.survived.total() >= KILLS
