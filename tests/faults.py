@@ -390,9 +390,10 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     expected = artifacts(undisturbed.results)
     undisturbed.checked(expected)
-    print(f"undisturbed: {len(expected)} artifacts in {took:.0f} s", flush=True)
-    # A quarter of a run: several kills before it is done, and as many while Snakemake starts as while stages work.
-    done = survive(folder, given.kills, given.seed, expected, max(10.0, took / 4), lambda line: print(line, flush=True))
+    computed = used.ru_utime + used.ru_stime
+    print(f"undisturbed: {len(expected)} artifacts, {computed:.0f} s of processor time", flush=True)
+    longest = given.longest or max(10.0, computed / 5)
+    done = survive(folder, given.kills, given.seed, expected, longest, lambda line: print(line, flush=True))
     print(f"{done}; {(time.monotonic() - began) / 60:.0f} min")
     if given.folder is None:
         shutil.rmtree(folder)
