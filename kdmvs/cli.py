@@ -15,6 +15,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,14 @@ def run(arguments: Sequence[str]) -> None:
             raise
         reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
         raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
+    except RuntimeError as error:
+        dead = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.? *$", str(error))
+        if dead is None:
+            raise
+        raise MachineError(
+            f"expected the processes that read samples to live, found process {dead[1]} {dead[2].removeprefix('is ')}; "
+            "out of memory? Lower KDMVS_WORKERS or ask for more mem_mb"
+        ) from error
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
