@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,19 +112,29 @@ def run(arguments: Sequence[str]) -> None:
     given = read_arguments(stage, module, arguments[1:])
     try:
         module.run(**given)
-    except OSError as error:
-        if error.errno not in ADVICE:
+    except (OSError, RuntimeError, EOFError) as error:
+        lost = lost_reader(error)
+        if lost is not None:
+            raise MachineError(
+                f"expected the processes that read samples to live, found {lost}; out of memory? "
+                "Lower KDMVS_WORKERS or ask for more mem_mb"
+            ) from error
+        if not isinstance(error, OSError) or error.errno not in ADVICE:
             raise
         reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
         raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
-    except RuntimeError as error:
-        dead = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.? *$", str(error))
-        if dead is None:
-            raise
-        raise MachineError(
-            f"expected the processes that read samples to live, found process {dead[1]} {dead[2].removeprefix('is ')}; "
-            "out of memory? Lower KDMVS_WORKERS or ask for more mem_mb"
-        ) from error
+
+
+def lost_reader(error: Exception) -> str | None:
+    """What became of a process that reads samples, where an error says that one has died: in words, or by coming from
+    the connection to it.
+    """
+    told = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.? *$", str(error))
+    if told is not None:
+        return f"process {told[1]} {told[2].removeprefix('is ')}"
+    frames = traceback.extract_tb(error.__traceback__)
+    there = any(f"{os.sep}multiprocessing{os.sep}" in frame.filename for frame in frames)
+    return "one that has ended" if there else None
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:

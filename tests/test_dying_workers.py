@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
 
+from kdmvs.cli import lost_reader
 from kdmvs.supervise import PROC, alive
 from tests.faults import ROOT, below
 
@@ -58,8 +60,8 @@ def test_the_death_of_a_process_that_reads_samples_ends_the_training_in_one_line
     assert process.returncode == 2, said[-3:]
     assert len(said) == 1
     assert re.fullmatch(
-        rf"kdmvs teacher: expected the processes that read samples to live, found process {worker} "
-        r"(killed by signal: Killed|exited unexpectedly)[^\n]*; "
+        "kdmvs teacher: expected the processes that read samples to live, found "
+        rf"(process {worker} (killed by signal: Killed|exited unexpectedly)|one that has ended); "
         "out of memory\\? Lower KDMVS_WORKERS or ask for more mem_mb",
         said[0],
     ), said
@@ -72,3 +74,12 @@ def test_a_process_that_reads_samples_ends_with_its_training_that_is_killed(trai
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(worker)
+
+
+def test_a_connection_to_a_dead_process_is_told_from_a_file_that_is_not_there():
+    found = []
+    for fail in (lambda: Client("/nowhere/socket"), lambda: open("/nowhere/file")):
+        with pytest.raises(FileNotFoundError) as raised:
+            fail()
+        found.append(lost_reader(raised.value))
+    assert found == ["one that has ended", None]
