@@ -15,7 +15,9 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
+import traceback
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,12 +111,33 @@ def run(arguments: Sequence[str]) -> None:
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     given = read_arguments(stage, module, arguments[1:])
     try:
-        module.run(**given)
-    except OSError as error:
-        if error.errno not in ADVICE:
+        try:
+            module.run(**given)
+        except (OSError, EOFError) as error:
+            if lost_reader(error) is not None:
+                raise RuntimeError(str(error)) from error
+            if not isinstance(error, OSError) or error.errno not in ADVICE:
+                raise
+            reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
+            raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
+    except RuntimeError as error:  # torch raises it in a signal's handler, be it while another one is looked at
+        lost = lost_reader(error) or (error.__cause__ and lost_reader(error.__cause__))
+        if not lost:
             raise
-        reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
-        raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
+        raise MachineError(
+            f"expected the processes that read samples to live, found {lost}; out of memory? "
+            "Lower KDMVS_WORKERS or ask for more mem_mb"
+        ) from error
+
+
+def lost_reader(error: BaseException) -> str | None:
+    """What became of a process that reads samples, where an error says that one died, or comes from the connection."""
+    told = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.? *$", str(error))
+    if told is not None:
+        return f"process {told[1]} {told[2].removeprefix('is ')}"
+    frames = traceback.extract_tb(error.__traceback__)
+    there = any(f"{os.sep}multiprocessing{os.sep}" in frame.filename for frame in frames)
+    return "one that has ended" if there else None
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdmvs import checkpoints, ranks
+from kdmvs import checkpoints, locks, ranks
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
 
@@ -28,25 +25,27 @@ POLL_S = 0.5
 def held(folder: Path, label: str) -> Iterator[None]:
     """Keep every other training out of a folder; wait, and say for whom, while another is in it.
 
-    The lock is the kernel's, on the open file `lock`: it is free the moment its process ends, however it ends, so a
-    file that was left behind locks nothing. Rank 0 holds it for all ranks. A file system without locks is said and
-    accepted.
+    Rank 0 holds the lock (`kdmvs.locks`) for all ranks. A file system without locks is said and accepted.
     """
-    path = folder / "lock"
+    path = folder / locks.NAME
     descriptor, told = None, False
     while True:
         free = True
         if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = _lock(path)
+                descriptor = locks.take(path)
                 free = descriptor is not None
+                if descriptor is not None:
+                    locks.sign(descriptor)
             except OSError as error:
                 print(f"{label}: {path}: no locks on this file system ({error.strerror}); going on", file=sys.stderr)
             if not free and not told:
                 told = True
                 print(
-                    f"{label}: {folder} is in use by {_holder(path)}; waiting for its end", file=sys.stderr, flush=True
+                    f"{label}: {folder} is in use by {locks.holder(path)}; waiting for its end",
+                    file=sys.stderr,
+                    flush=True,
                 )
         if ranks.from_first(free):
             break
@@ -55,33 +54,7 @@ def held(folder: Path, label: str) -> Iterator[None]:
         yield
     finally:
         if ranks.rank() == 0:
-            path.unlink(missing_ok=True)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _lock(path: Path) -> int | None:
-    """The descriptor that holds the lock, its file saying who this is; None where another process has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):  # held, or removed by the holder that just left
-        pass
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _holder(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text().strip() or "another process"
-    return "another process"
+            locks.give_back(path, descriptor)
 
 
 def save_state(folder: Path, content: Mapping[str, Any]) -> None:

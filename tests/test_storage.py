@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import h5py
@@ -127,3 +128,26 @@ def test_attributes_carry_scan_settings_and_code() -> None:
     assert found["scan"] == "plane"
     assert found["settings"] == settings.canonical()
     assert len(found["code"]) >= 16
+
+
+def test_hdf5_is_opened_for_writing_at_one_place_under_a_name_of_its_process_alone() -> None:
+    """So that no file is open for writing twice: `create` writes `<name>.<host>.<pid>.part`, and what is left of it."""
+    writing = []
+    for path in sorted(Path(storage.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("h5py.File", "h5py.h5f.create")):
+                mode = ast.unparse(node.args[1]) if len(node.args) > 1 else "missing"
+                writing += [] if mode == "'r'" else [(path.name, ast.unparse(node))]
+    assert writing == [("storage.py", "h5py.File(part, 'w')")]
+
+
+def test_a_file_that_is_begun_twice_is_whole_and_the_first_to_begin_is_told(tmp_path: Path) -> None:
+    first = storage.create(tmp_path / "a.h5", kind="depth", views=1, size=SIZE, attributes={})
+    out = first.__enter__()
+    write(tmp_path / "a.h5")
+    out.write(0, depth=RANDOM[0, 0], confidence=RANDOM[0, 1])
+    with pytest.raises(FileNotFoundError):
+        first.__exit__(None, None, None)
+    with storage.open_views(tmp_path / "a.h5", kind="depth") as file:
+        np.testing.assert_array_equal(file.read_many("depth", range(3)), RANDOM[:, 0])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

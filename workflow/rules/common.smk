@@ -4,11 +4,13 @@ import os
 import re
 import sys
 from collections import namedtuple
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 
 from kdmvs.datasets.places import places
 from kdmvs.errors import KdmvsError
+from kdmvs.locks import alone
 from kdmvs.provenance import changes_digest, code_digest, files_digest
 from kdmvs.tables import TABLES, asked, base_of, bundled, model_of, notes_of, runs_of, title_of, with_tables
 from kdmvs.variants import Plan, in_words, maker, recipe_in_words, schedule_in_words, split
@@ -322,3 +324,25 @@ def stop(reason):
     """End Snakemake with one line."""
     print(f"kdmvs: {reason}", file=sys.stderr)
     sys.exit(2)
+
+
+def alone_in(results):
+    """Have a run hold the lock of a folder of results while it plans and executes; whoever else comes is refused.
+
+    Dry runs, reports and `--nolock` do without, and so does the Snakemake that an executor starts for a single job. A
+    workflow that takes this one as a module, several times perhaps, holds the folder of each.
+    """
+    if not workflow.is_main_process or workflow.storage_settings.default_storage_provider is not None:
+        return
+    if not hasattr(workflow, "kdmvs_results"):
+        workflow.kdmvs_results, workflow.execute = set(), partial(_execute_alone, workflow.execute)
+    workflow.kdmvs_results.add(results)
+
+
+def _execute_alone(execute, executor_plugin, **arguments):
+    if executor_plugin.common_settings.dryrun_exec or not workflow.execution_settings.lock:
+        return execute(executor_plugin=executor_plugin, **arguments)
+    with ExitStack() as held:
+        for folder in sorted(workflow.kdmvs_results):
+            or_stop(held.enter_context, alone(Path(folder)))
+        return execute(executor_plugin=executor_plugin, **arguments)
