@@ -100,6 +100,6 @@ def inside(folder: Path, name: str, where: str) -> Path:
     return folder / path
 
 
-def shown(text: str) -> str:
-    """At most 60 characters of a text, all of them printable, for a message of one line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:60])
+def shown(text: str, most: int = 60) -> str:
+    """The first characters of a text, all of them printable, for a message of one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
