@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.image import MOST_PIXELS
 
 HEADER = re.compile(rb"(\d{1,9})&(\d{1,9})&(\d{1,9})&")
 LONGEST_HEADER = 32
@@ -41,6 +42,8 @@ def read_colmap_map(path: Path) -> Float32[np.ndarray, "h w"]:
                     "give a depth map"
                 )
             expected = header.end() + 4 * width * height
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             if found != expected:
                 raise FormatError(
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.image import MOST_PIXELS
 
 HEADER = struct.Struct("<4i")
 """Type, height, width, channels."""
@@ -36,6 +37,8 @@ def read_dmb(path: Path) -> Float32[np.ndarray, "h w"]:
                     f"{width} x {height} pixels, {channels} channels; give a depth map"
                 )
             expected = HEADER.size + 4 * width * height
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             if found != expected:
                 raise FormatError(
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "

@@ -30,7 +30,8 @@ BEFORE_NUMBERS = 256
 """Bytes of an array's element up to its numbers, at most, with such a name and so many sides."""
 MOST_PER_BYTE = 1032
 """Deflate makes at most so many bytes of one: a shape beyond is not that of the file's data."""
-MOST_NUMBERS = 2**30
+MOST_BYTES = 2**30
+"""Of one array. The observability masks of DTU have 1e8."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _check(variable: Variable, size: int) -> None:
     if variable.is_complex or variable.stored is None:
         raise ValueError(f"{name} to be no array of real numbers")
     count = math.prod(shape)
-    if min(shape) < 0 or count > min(MOST_PER_BYTE * size, MOST_NUMBERS):
+    if min(shape) < 0 or count > MOST_PER_BYTE * size or variable.size > MOST_BYTES:
         raise ValueError(f"{name} of {' x '.join(map(str, shape))} numbers in {size} bytes")
     if variable.size != count * np.dtype(variable.stored).itemsize:
         raise ValueError(f"{variable.size} bytes for {name} of {' x '.join(map(str, shape))} numbers")
