@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.image import MOST_PIXELS
 
 HEADER = re.compile(rb"(\d{1,9})&(\d{1,9})&(\d{1,9})&")
 LONGEST_HEADER = 32
@@ -42,13 +42,13 @@ def read_colmap_map(path: Path) -> Float32[np.ndarray, "h w"]:
                     "give a depth map"
                 )
             expected = header.end() + 4 * width * height
-            if width * height > MOST_PIXELS:
-                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             if found != expected:
                 raise FormatError(
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "
                     "the file is truncated or damaged, write it again"
                 )
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             file.seek(header.end())
             values = np.frombuffer(file.read(), dtype="<f4")
     except OSError as error:

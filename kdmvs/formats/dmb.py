@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.image import MOST_PIXELS
 
 HEADER = struct.Struct("<4i")
 """Type, height, width, channels."""
@@ -37,13 +37,13 @@ def read_dmb(path: Path) -> Float32[np.ndarray, "h w"]:
                     f"{width} x {height} pixels, {channels} channels; give a depth map"
                 )
             expected = HEADER.size + 4 * width * height
-            if width * height > MOST_PIXELS:
-                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             if found != expected:
                 raise FormatError(
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "
                     "the file is truncated or damaged, write it again"
                 )
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             values = np.frombuffer(file.read(), dtype="<f4")
     except OSError as error:
         raise FormatError(f"{path}: expected a DMB file, found {error.strerror}") from None

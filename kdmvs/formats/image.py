@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
 
@@ -20,9 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 KINDS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """What is opened at all, by content and not by name."""
-MOST_PIXELS = 200_000_000
-"""An image of more is refused from its header: a few bytes can promise more than any memory holds. The largest
-photographs of phones have as many (16320 x 12240)."""
+MOST_BYTES = 1 << 30
+"""Of an image's file, which is read whole; a sparse file costs nothing to send."""
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -187,7 +187,10 @@ def _orientation(exif: object) -> int:
 def _decode(path: Path, flags: int) -> np.ndarray:
     try:
         with open(path, "rb") as file:
-            size = _header(path, file, path.stat().st_size).size
+            length = path.stat().st_size
+            if length > MOST_BYTES:
+                raise FormatError(f"{path}: expected an image, found a file of {length} bytes, more than {MOST_BYTES}")
+            size = _header(path, file, length).size
             file.seek(0)
             data = file.read()
     except OSError as error:

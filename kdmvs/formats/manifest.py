@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.image import MOST_PIXELS
 from kdmvs.formats.text import LONGEST_NAME, inside, read_json, shown
 
 FORMAT = 2
@@ -43,8 +43,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     out of a folder.
 
     Raises:
-        FormatError: no such file, no JSON, another format, a key that is missing or of another type, a name that no file
-            can have, a path that leaves the folder.
+        FormatError: no such file, no JSON, another format, a key that is missing or of another type, a name that no
+            file can have, a path that leaves the folder.
     """
     manifest = read_json(path, "a scan's manifest", "prepare the scan")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.image import MOST_PIXELS
 
 # Magic, width, height and scale, each followed by white space; the last by exactly one line end, then the data.
 HEADER = re.compile(rb"(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+(\S+)(?:\r\n|\s)")
@@ -41,13 +41,13 @@ def read_pfm(path: Path) -> Float32[np.ndarray, "h w"] | Float32[np.ndarray, "h 
                     f"{path}: expected positive sides and a scale that is not 0, found {start[: header.end()][:40]!r}"
                 )
             expected = header.end() + 4 * width * height * channels
-            if width * height > MOST_PIXELS:
-                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             if found != expected:
                 raise FormatError(
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "
                     "the file is truncated or damaged, write it again"
                 )
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             file.seek(header.end())
             values = np.frombuffer(file.read(expected - header.end()), dtype="<f4" if scale < 0 else ">f4")
     except OSError as error:

@@ -58,9 +58,10 @@ def read_sparse(path: Path, views: int | None = None) -> SparsePoints:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
-            if unpacked > MOST_PER_BYTE * path.stat().st_size + SPARE:
+            packed = path.stat().st_size
+            if unpacked > MOST_PER_BYTE * packed + SPARE:
                 raise FormatError(
-                    f"{path}: expected sparse points (.npz), found {path.stat().st_size} bytes that unpack to {unpacked}"
+                    f"{path}: expected sparse points (.npz), found {packed} bytes that unpack to {unpacked}"
                 )
             points, view, point = (_array(path, archive, key) for key in KEYS)
     except OSError as error:
