@@ -37,6 +37,10 @@ RECIPES = Path(__file__).parent / "recipes"
 
 MOST_YAML, MOST_NODES, DEEPEST, MOST_MISTAKES = 1_000_000, 200_000, 32, 20
 """Bytes of a file of settings; values in one, aliases written out; levels of nesting; mistakes that a message names."""
+OPENING = (
+    yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken,
+)  # fmt: skip
+CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, KeyError)
 """What PyYAML raises where a text is none: its constructors of numbers and dates raise many kinds."""
 
@@ -1522,17 +1526,26 @@ def change(values: dict[str, Any], changes: Sequence[str]) -> None:
 def read_yaml(path: Path, what: str) -> Any:
     """What a YAML file says: plain values, of a file that a person may have written.
 
-    Aliases are not followed, because a few lines of them stand for gigabytes; nothing here writes any.
+    Of aliases, a few lines can stand for gigabytes: n of them for 3^(n/3) copies of a text at most.
 
     Raises:
-        SettingsError: no such file, too large, no YAML, aliases, nested too deep, a number of thousands of digits.
+        SettingsError: no such file, too large, no YAML, aliases of too much, nested too deep, a number of thousands of
+            digits.
     """
     try:
         if path.stat().st_size > MOST_YAML:
             raise SettingsError(f"{path}: expected {what}, found more than {MOST_YAML} bytes")
         text = path.read_text(encoding="utf-8-sig")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise SettingsError(f"{path}: expected {what} without aliases (*), found one; write out what it stands for")
+        tokens = aliases = depth = 0
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            tokens, aliases = tokens + 1, aliases + isinstance(token, yaml.AliasToken)
+            depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+            if depth > DEEPEST or tokens > MOST_NODES:
+                raise SettingsError(
+                    f"{path}: expected {what} of at most {MOST_NODES} words nested {DEEPEST} deep, found more"
+                )
+        if aliases and tokens * 3 ** min(aliases / 3, 40) > MOST_NODES:
+            raise SettingsError(f"{path}: expected {what}, found {aliases} aliases (*); write out what they stand for")
         return yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"{path}: expected {what}, found {error.strerror}") from None

@@ -30,8 +30,8 @@ BEFORE_NUMBERS = 256
 """Bytes of an array's element up to its numbers, at most, with such a name and so many sides."""
 MOST_PER_BYTE = 1032
 """Deflate makes at most so many bytes of one: a shape beyond is not that of the file's data."""
-MOST_BYTES = 2**30
-"""Of one array. The observability masks of DTU have 1e8."""
+MOST_BYTES = 2**29
+"""Of one array."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError(f"no {' and no '.join(absent)}")
     except struct.error:
         raise FormatError(f"{expected}, found the end within an element's tag; copy it again") from None
-    except (ValueError, zlib.error) as error:
+    except (ValueError, MemoryError, zlib.error) as error:
         raise FormatError(f"{expected}, found {error}") from None
     return found
 

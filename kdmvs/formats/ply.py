@@ -44,7 +44,8 @@ def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> Poi
     """
     try:
         _check_header(path)
-        data = PlyData.read(str(path), mmap="c")
+        with np.errstate(over="ignore"):  # as in `_columns`
+            data = PlyData.read(str(path), mmap="c")
     except OSError as error:
         raise FormatError(f"{path}: expected a PLY file, found {error.strerror or error}") from None
     except (PlyParseError, ValueError, MemoryError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Damage files and read them, reader after reader: `python -m tests.fuzz.campaign [SECONDS] [READER ...]`.
+"""Damage files and read them, reader after reader: `python -m tests.fuzz.campaign SECONDS [READER ...]`.
 
 Hypothesis gives the numbers that damage is made from. What fails is kept in `tests/fuzz/corpus/<reader>/`; the lines
 printed are JSON, a reader each. SECONDS are those of all readers together.
@@ -31,7 +31,8 @@ MEMORY = 1 << 29
 """Bytes that reading a file of some kilobytes may take."""
 LONGEST_S = 10.0
 """Of reading one."""
-ROUND = 100
+ROUND, EACH = 10, 20
+"""Numbers that Hypothesis gives in one go, and files that are made of each."""
 
 
 def attempt(reader: Reader, path: Path) -> tuple[str | None, bool]:
@@ -53,50 +54,50 @@ def attempt(reader: Reader, path: Path) -> tuple[str | None, bool]:
     return None, False
 
 
-def campaign(reader: Reader, seconds: float, start: int) -> dict[str, Any]:
-    """Damage and read until the time is over; a process that ends early is replaced."""
+def campaign(reader: Reader, most: int, seconds: float, start: int) -> dict[str, Any]:
+    """Damage and read so many files, or for so long; a process that ends early is replaced."""
     seed, end = reader.seed(), time.monotonic() + seconds
-    total: dict[str, Any] = {"reader": reader.name, "inputs": 0, "refused": 0, "bytes_refused": 0, "failures": []}
+    found: dict[str, Any] = {"reader": reader.name, "inputs": 0, "refused": 0, "bytes_refused": 0, "failures": []}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         folder = Path(name)
         reader.beside(folder)
         path, tally = folder / reader.name, folder / "tally.json"
-        while (left := end - time.monotonic()) > 0:
-            tally.write_text(json.dumps([0, 0, 0, start]))
+        while found["inputs"] < most and time.monotonic() < end:
 
-            def work(left: float = left, start: int = start) -> list[str]:
-                return _rounds(reader, seed, path, tally, left, start)
+            def work(left: int = most - found["inputs"], start: int = start) -> list[str]:
+                return _damage_and_read(reader, seed, path, tally, left, end, start)
 
             outcome = isolated(work, memory=MEMORY, seconds=LONGEST_S)
-            inputs, refused, size, start = json.loads(tally.read_text())
-            total["inputs"] += inputs
-            total["refused"] += refused
-            total["bytes_refused"] += size
+            counts = json.loads(tally.read_text()) if tally.is_file() else [1, 0, 0]
+            tally.unlink(missing_ok=True)
+            for key, count in zip(("inputs", "refused", "bytes_refused"), counts, strict=True):
+                found[key] += count
             if outcome.said is None:
                 reason = f"ended by signal {outcome.signal}"
-                total["failures"].append(reason)
+                found["failures"].append(reason)
                 _keep(reader, path, reason)
             else:
-                total["failures"] += outcome.said
+                found["failures"] += outcome.said
             start += 1
-    total["failures"] = sorted(set(total["failures"]))
-    return total
+    found["failures"] = sorted(set(found["failures"]))
+    return found
 
 
-def _rounds(reader: Reader, seed: bytes, path: Path, tally: Path, seconds: float, start: int) -> list[str]:
-    end, failures = time.monotonic() + seconds, []
-    counts = [0, 0, 0, start]
-    while time.monotonic() < end:
+def _damage_and_read(
+    reader: Reader, seed: bytes, path: Path, tally: Path, most: int, end: float, start: int
+) -> list[str]:
+    failures, counts = [], [0, 0, 0]
 
-        @hypothesis.settings(
-            max_examples=ROUND, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
-        )
-        @hypothesis.seed(counts[3])
-        @hypothesis.given(number=st.integers(0, 2**64 - 1))
-        def one(number: int) -> None:
-            if time.monotonic() > end:
+    @hypothesis.settings(
+        max_examples=ROUND, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(number=st.integers(0, 2**64 - 1))
+    def one(number: int) -> None:
+        chance = random.Random(number)
+        for _ in range(EACH):  # of one number, because Hypothesis takes longer to give one than it takes to read a file
+            if counts[0] >= most or time.monotonic() > end:
                 return
-            data = mutated(seed, random.Random(number))
+            data = mutated(seed, chance)
             path.write_bytes(data)
             counts[0] += 1
             tally.write_text(json.dumps(counts))
@@ -107,9 +108,9 @@ def _rounds(reader: Reader, seed: bytes, path: Path, tally: Path, seconds: float
             counts[1] += refused
             counts[2] += refused * len(data)
 
-        one()
-        counts[3] += 1
-        tally.write_text(json.dumps(counts))
+    while counts[0] < most and time.monotonic() < end:
+        hypothesis.seed(start * 1_000_003 + counts[0])(one)()
+    tally.write_text(json.dumps(counts))
     return failures
 
 
@@ -125,11 +126,11 @@ def _keep(reader: Reader, path: Path, reason: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    seconds = float(arguments[0]) if arguments else float(os.environ.get("KDMVS_FUZZ_SECONDS", "30"))
+    seconds = float(arguments[0])
     chosen = [reader for reader in TABLE if not arguments[1:] or reader.name in arguments[1:]]
     start = int(os.environ.get("KDMVS_FUZZ_START", "0"))
     for reader in chosen:
-        print(json.dumps(campaign(reader, seconds / len(chosen), start)), flush=True)
+        print(json.dumps(campaign(reader, 1 << 40, seconds / len(chosen), start)), flush=True)
     return 0
 
 

@@ -236,9 +236,7 @@ TABLE = [
     Reader("text.ply", lambda: test_fuzz_layout.TEXT_CLOUD, ply.read_ply, (ply.read_ply,)),
     Reader("mesh.ply", lambda: MESH, ply.read_ply, (ply.read_ply,)),
     Reader("pose.txt", lambda: b"0 0 1 5\n1 0 0 6\n0 1 0 7\n0 0 0 1\n", pose.read_pose, (pose.read_pose,)),
-    Reader(
-        "matrix.txt", lambda: b"500 0 32\n0 500 24\n0 0 1\n", partial(pose.read_matrix, size=3), (pose.read_matrix,)
-    ),
+    Reader("K.txt", lambda: b"500 0 32\n0 500 24\n0 0 1\n", partial(pose.read_matrix, size=3), (pose.read_matrix,)),
     Reader("sparse.npz", lambda: sparse_points(np.savez), partial(sparse.read_sparse, views=3), (sparse.read_sparse,)),
     Reader("packed.npz", lambda: sparse_points(np.savez_compressed), sparse.read_sparse, (sparse.read_sparse,)),
     Reader("0000.camera", lambda: test_strecha.text().encode(), strecha.read_strecha, (strecha.read_strecha,)),
