@@ -13,8 +13,8 @@ from pathlib import Path
 
 import h5py
 
-from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 
 MOST_VIEWS = 100_000
 SHUFFLE, DEFLATE, FLETCHER32, ZSTD = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32, 32015

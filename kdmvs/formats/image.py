@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -71,7 +71,8 @@ def check_whole(path: Path) -> None:
         FormatError: no such file, or truncated.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = _bytes(path, file)
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
     _check_whole(path, data)
@@ -187,12 +188,9 @@ def _orientation(exif: object) -> int:
 def _decode(path: Path, flags: int) -> np.ndarray:
     try:
         with open(path, "rb") as file:
-            length = path.stat().st_size
-            if length > MOST_BYTES:
-                raise FormatError(f"{path}: expected an image, found a file of {length} bytes, more than {MOST_BYTES}")
-            size = _header(path, file, length).size
+            size = _header(path, file, path.stat().st_size).size
             file.seek(0)
-            data = file.read()
+            data = _bytes(path, file)
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
     _check_whole(path, data)
@@ -203,6 +201,14 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     if values is None or values.shape[:2] != size:
         raise FormatError(f"{path}: expected an image, found {len(data)} bytes that no decoder reads")
     return np.asarray(values)
+
+
+def _bytes(path: Path, file: BinaryIO) -> bytes:
+    """The whole of a file that is no larger than images are."""
+    length = path.stat().st_size
+    if length > MOST_BYTES:
+        raise FormatError(f"{path}: expected an image, found a file of {length} bytes, more than {MOST_BYTES}")
+    return file.read()
 
 
 def _check_whole(path: Path, data: bytes) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.text import LONGEST_NAME, inside, read_json, shown
 

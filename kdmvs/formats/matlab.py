@@ -31,7 +31,7 @@ BEFORE_NUMBERS = 256
 MOST_PER_BYTE = 1032
 """Deflate makes at most so many bytes of one: a shape beyond is not that of the file's data."""
 MOST_BYTES = 2**29
-"""Of one array."""
+"""Of the file, and of one array."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     expected = f"{path}: expected a MATLAB file with {', '.join(names)}"
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise FormatError(f"{expected}, found {path.stat().st_size} bytes, more than {MOST_BYTES}")
         data = path.read_bytes()
     except OSError as error:
         raise FormatError(f"{expected}, found {error.strerror or error}") from None

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from kdmvs import MOST_PIXELS
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
 
 # Magic, width, height and scale, each followed by white space; the last by exactly one line end, then the data.
