@@ -1582,6 +1582,7 @@ def parse(kind: type[S] | Any, values: Any, where: str) -> S:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         mistakes = "; ".join(_mistake(dict(mistake), values) for mistake in error.errors()[:MOST_MISTAKES])
+        mistakes = "".join(letter if letter.isprintable() else "?" for letter in mistakes)  # names are a user's
         raise SettingsError(f"{where}: {mistakes} (see config/README.md)") from None
 
 
