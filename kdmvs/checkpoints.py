@@ -13,6 +13,7 @@ from torch import nn
 
 from kdmvs.errors import FormatError, TrainingError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.torch_file import check_promises
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -22,14 +23,15 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
+    """The content of a checkpoint, on the CPU; only tensors and plain values are accepted, no larger than the file.
 
     Raises:
-        FormatError: the file is missing, truncated, or holds anything else.
+        FormatError: the file is missing, truncated, promises more than it holds, or holds anything else.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of ends in our own line
+            check_promises(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FormatError(f"{path}: expected a checkpoint, found no such file; train one first") from None

@@ -222,18 +222,14 @@ def read_settings(kind: Any, text: str, changes: Sequence[str]) -> Any:
     Raises:
         SettingsError: the file is missing, is no mapping, a change is not understood, or the settings do not validate.
     """
-    import yaml
-
-    from kdmvs.config import change, parse
+    from kdmvs.config import change, parse, read_yaml
 
     is_text = text.lstrip().startswith("{")
     where = "--settings" if is_text else text
     try:
-        values = json.loads(text) if is_text else yaml.safe_load(Path(text).read_text())
-    except OSError as error:
-        raise SettingsError(f"{text}: expected a settings file or a JSON text, found {error.strerror}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"{where}: expected JSON or YAML, found {' '.join(str(error).split())}") from None
+        values = json.loads(text) if is_text else read_yaml(Path(text), "a settings file or a JSON text")
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{where}: expected JSON, found {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise SettingsError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
     change(values, changes)

@@ -11,6 +11,7 @@ import copy
 import itertools
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,15 @@ from kdmvs.scan_lists import expanded
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes, one file of choices each."""
+
+MOST_YAML, MOST_NODES, DEEPEST, MOST_MISTAKES = 1_000_000, 200_000, 32, 20
+"""Bytes of a file of settings; values in one, aliases written out; levels of nesting; mistakes that a message names."""
+OPENING = (
+    yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken,
+)  # fmt: skip
+CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, KeyError)
+"""What PyYAML raises where a text is none: its constructors of numbers and dates raise many kinds."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 ScanName = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -1505,18 +1515,66 @@ def change(values: dict[str, Any], changes: Sequence[str]) -> None:
     Raises:
         SettingsError: a change is not understood.
     """
-    import yaml
-
     for given in changes:
         key, equals, value = given.partition("=")
         if not equals:
             raise SettingsError(f"--set {given}: expected key=value, found no `=`")
         try:
-            put(values, key, yaml.safe_load(value))
-        except yaml.YAMLError as error:
+            read = yaml.safe_load(value)
+        except NO_YAML as error:
             raise SettingsError(f"--set {given}: expected YAML, found {' '.join(str(error).split())}") from None
+        try:
+            put(values, key, read)
         except ValueError as error:
             raise SettingsError(f"--set {given}: {error}") from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file says: plain values, of a file that a person may have written.
+
+    Of aliases, a few lines can stand for gigabytes: n of them for 3^(n/3) copies of a text at most.
+
+    Raises:
+        SettingsError: no such file, too large, no YAML, aliases of too much, nested too deep, a number of thousands of
+            digits.
+    """
+    try:
+        if path.stat().st_size > MOST_YAML:
+            raise SettingsError(f"{path}: expected {what}, found more than {MOST_YAML} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+        tokens = aliases = depth = 0
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            tokens, aliases = tokens + 1, aliases + isinstance(token, yaml.AliasToken)
+            depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+            if depth > DEEPEST or tokens > MOST_NODES:
+                raise SettingsError(
+                    f"{path}: expected {what} of at most {MOST_NODES} words nested {DEEPEST} deep, found more"
+                )
+        if aliases and tokens * 3 ** min(aliases / 3, 40) > MOST_NODES:
+            raise SettingsError(f"{path}: expected {what}, found {aliases} aliases (*); write out what they stand for")
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise SettingsError(f"{path}: expected {what}, found {error.strerror}") from None
+    except NO_YAML as error:
+        raise SettingsError(f"{path}: expected {what} (YAML), found {' '.join(str(error).split())}") from None
+
+
+def check_nodes(values: Any, where: str) -> None:
+    """Refuse more values, or deeper ones, than a run has: through aliases, a few lines of YAML stand for any number.
+
+    Raises:
+        SettingsError: more than `MOST_NODES`, or nested deeper than `DEEPEST`.
+    """
+    found, waiting = 0, [(values, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        found += 1 + len(inner)
+        if found > MOST_NODES or depth > DEEPEST:
+            raise SettingsError(
+                f"{where}: expected at most {MOST_NODES} values nested {DEEPEST} deep, found more; write fewer"
+            )
+        waiting.extend((entry, depth + 1) for entry in inner)
 
 
 def parse(kind: type[S] | Any, values: Any, where: str) -> S:
@@ -1525,10 +1583,12 @@ def parse(kind: type[S] | Any, values: Any, where: str) -> S:
     Raises:
         SettingsError: the values do not validate.
     """
+    check_nodes(values, where)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        mistakes = "; ".join(_mistake(dict(mistake), values) for mistake in error.errors())
+        mistakes = "; ".join(_mistake(dict(mistake), values) for mistake in error.errors()[:MOST_MISTAKES])
+        mistakes = "".join(letter if letter.isprintable() else "?" for letter in mistakes)  # names are a user's
         raise SettingsError(f"{where}: {mistakes} (see config/README.md)") from None
 
 
@@ -1545,7 +1605,7 @@ def _mistake(mistake: dict[str, Any], values: Any) -> str:
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{key}: {mistake['msg']}"
         case _:
-            return f"{key}: {mistake['msg']}, found {mistake['input']!r}"
+            return f"{key}: {mistake['msg']}, found {reprlib.repr(mistake['input'])}"
 
 
 def _key(location: tuple[str | int, ...], values: Any) -> str:
@@ -1567,12 +1627,7 @@ def load(path: Path) -> RunSettings:
     Raises:
         SettingsError: the file is missing, is no YAML mapping, or does not validate.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"{path}: expected a configuration file, found {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from None
+    values = read_yaml(path, "a configuration file")
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
     return parse(RunSettings, values, str(path))

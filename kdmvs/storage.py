@@ -21,6 +21,8 @@ import numpy as np
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.hdf5 import check_chunk, dataset_of
+from kdmvs.formats.text import shown
 from kdmvs.provenance import code_digest
 
 FORMAT = 1
@@ -30,6 +32,9 @@ KINDS: dict[str, dict[str, str]] = {
     "pseudo_label": {"mean": "float32", "variance": "float32", "valid": "bool", "votes": "uint8"},
 }
 """Kind of file -> its datasets. Depth in scan units, variance in squared scan units; 0 and False where unknown."""
+
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+"""What h5py raises where bytes are not as HDF5 expects them."""
 
 FILTERS = {"compression": hdf5plugin.Zstd(clevel=1), "shuffle": True, "fletcher32": True}
 """Of every dataset. The size of gzip, written about six times and read nearly twice as fast (benchmarks/storage.py)."""
@@ -104,13 +109,16 @@ class ViewsFile:
             reason = "no such file" if not path.exists() else _first_reason(error)
             raise FormatError(f"{path}: expected a {kind} file (HDF5), found {reason}; make it again") from None
         try:
-            self._check(kind)
+            self._maps = self._check(kind)
+            self.attributes: dict[str, Any] = dict(self._file.attrs)
         except FormatError:
             self._file.close()
             raise
-        shape = self._file[next(iter(KINDS[kind]))].shape
+        except DAMAGED as error:
+            self._file.close()
+            raise FormatError(f"{path}: expected a {kind} file (HDF5), found {_first_reason(error)}") from None
+        shape = next(iter(self._maps.values())).shape
         self.kind, self.views, self.size = kind, int(shape[0]), (int(shape[1]), int(shape[2]))
-        self.attributes: dict[str, Any] = dict(self._file.attrs)
 
     def read(self, name: str, i: int) -> np.ndarray:
         """The map of one view, [h w].
@@ -121,8 +129,9 @@ class ViewsFile:
         if not 0 <= i < self.views:
             raise FormatError(f"{self.path}: expected view {i}, found views 0 to {self.views - 1}")
         try:
-            return np.asarray(self._file[name][i])
-        except OSError as error:
+            check_chunk(self._maps[name], self.path, i)
+            return np.asarray(self._maps[name][i])
+        except DAMAGED as error:
             raise FormatError(
                 f"{self.path}: {name} of view {i} cannot be read ({_first_reason(error)}); make the file again"
             ) from None
@@ -134,15 +143,19 @@ class ViewsFile:
     def close(self) -> None:
         self._file.close()
 
-    def _check(self, kind: str) -> None:
-        found, number = self._file.attrs.get("kind"), self._file.attrs.get("format")
-        if found != kind or number != FORMAT:
+    def _check(self, kind: str) -> dict[str, h5py.Dataset]:
+        """The datasets of a file of this kind."""
+        found, number = (self._file.attrs.get(name) for name in ("kind", "format"))
+        if not (isinstance(found, str) and found == kind and np.ndim(number) == 0 and number == FORMAT):
             raise FormatError(
-                f"{self.path}: expected kind {kind}, format {FORMAT}; found kind {found}, format {number}"
+                f"{self.path}: expected kind {kind}, format {FORMAT}; found kind {shown(str(found))}, format "
+                f"{shown(str(number))}"
             )
-        shapes = {name: self._file[name].shape if name in self._file else None for name in KINDS[kind]}
+        maps = {name: dataset_of(self._file, self.path, name, dtype) for name, dtype in KINDS[kind].items()}
+        shapes = {name: None if dataset is None else dataset.shape for name, dataset in maps.items()}
         if len(set(shapes.values())) != 1 or None in shapes.values():
             raise FormatError(f"{self.path}: expected maps of one size, found {shapes}; make the file again")
+        return {name: dataset for name, dataset in maps.items() if dataset is not None}
 
 
 @contextmanager
@@ -159,5 +172,5 @@ def open_views(path: Path, *, kind: str) -> Iterator[ViewsFile]:
         file.close()
 
 
-def _first_reason(error: OSError) -> str:
-    return " ".join(str(error).split())
+def _first_reason(error: Exception) -> str:
+    return shown(" ".join(str(error).split()), 200)

@@ -47,6 +47,8 @@ NO_POINT = -1
 """Id of the point of a keypoint that has none."""
 FILES = ("cameras", "images", "points3D")
 LONGEST_SIDE = 1 << 20
+MOST_BYTES = 1 << 32
+"""Of a file: points of 1e7 keypoints have 3e8. What Python makes of them takes some ten times as much."""
 LARGEST_ID = 2**63 - 1
 UNDISTORT = "let COLMAP's image_undistorter make a PINHOLE model"
 
@@ -301,12 +303,20 @@ KEYPOINT = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 OBSERVATION = np.dtype(("<u4", 2))
 
 
+def _check_size(path: Path) -> None:
+    """Refuse a file that is larger than models are: it is read whole, and a sparse one costs nothing to send."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise FormatError(f"{path}: expected a file of a COLMAP model, found {size} bytes, more than {MOST_BYTES}")
+
+
 class _Bytes:
     """A file's bytes, taken one after the other."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.at = path, 0
         try:
+            _check_size(path)
             self.data = path.read_bytes()
         except OSError as error:
             raise FormatError(f"{path}: expected a file of a COLMAP model, found {error.strerror}") from None
@@ -410,6 +420,7 @@ def _binary_points(path: Path) -> ColmapPoints:
 def _lines(path: Path) -> list[str]:
     """All lines, stripped; whatever ends them."""
     try:
+        _check_size(path)
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise FormatError(f"{path}: expected a file of a COLMAP model, found {error.strerror}") from None

@@ -6,7 +6,6 @@ Open3D's `SelectionPolygonVolume`: {"class_name": "SelectionPolygonVolume", "ver
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from kdmvs.errors import FormatError
-from kdmvs.formats.text import read_text
+from kdmvs.formats.text import read_json
 
 CLASS = "SelectionPolygonVolume"
 AXES = {"x": (1, 2, 0), "y": (0, 2, 1), "z": (0, 1, 2)}
@@ -58,11 +57,7 @@ def read_crop_volume(path: Path) -> CropVolume:
     Raises:
         FormatError: no such file, no JSON, another kind of volume, an axis, a bound or a corner that is none.
     """
-    text = read_text(path, "a crop volume (.json)")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: expected JSON, found {error}") from None
+    content = read_json(path, "a crop volume")
     if not isinstance(content, dict) or content.get("class_name") != CLASS:
         found = content.get("class_name") if isinstance(content, dict) else type(content).__name__
         raise FormatError(f"{path}: expected the class_name {CLASS}, found {str(found)[:60]!r}")

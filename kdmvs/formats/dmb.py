@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
 
 HEADER = struct.Struct("<4i")
@@ -41,6 +42,8 @@ def read_dmb(path: Path) -> Float32[np.ndarray, "h w"]:
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "
                     "the file is truncated or damaged, write it again"
                 )
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             values = np.frombuffer(file.read(), dtype="<f4")
     except OSError as error:
         raise FormatError(f"{path}: expected a DMB file, found {error.strerror}") from None

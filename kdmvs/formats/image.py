@@ -14,15 +14,15 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 KINDS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """What is opened at all, by content and not by name."""
-MOST_PIXELS = 200_000_000
-"""An image of more is refused from its header: a few bytes can promise more than any memory holds. The largest
-photographs of phones have as many (16320 x 12240)."""
+MOST_BYTES = 1 << 30
+"""Of an image's file, which is read whole; a sparse file costs nothing to send."""
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -71,7 +71,8 @@ def check_whole(path: Path) -> None:
         FormatError: no such file, or truncated.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = _bytes(path, file)
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
     _check_whole(path, data)
@@ -189,7 +190,7 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         with open(path, "rb") as file:
             size = _header(path, file, path.stat().st_size).size
             file.seek(0)
-            data = file.read()
+            data = _bytes(path, file)
     except OSError as error:
         raise FormatError(f"{path}: expected an image, found {error.strerror}") from None
     _check_whole(path, data)
@@ -200,6 +201,14 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     if values is None or values.shape[:2] != size:
         raise FormatError(f"{path}: expected an image, found {len(data)} bytes that no decoder reads")
     return np.asarray(values)
+
+
+def _bytes(path: Path, file: BinaryIO) -> bytes:
+    """The whole of a file that is no larger than images are."""
+    length = path.stat().st_size
+    if length > MOST_BYTES:
+        raise FormatError(f"{path}: expected an image, found a file of {length} bytes, more than {MOST_BYTES}")
+    return file.read()
 
 
 def _check_whole(path: Path, data: bytes) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.text import LONGEST_NAME, inside, read_json, shown
 
 FORMAT = 2
 KEYS: dict[str, tuple[type, ...]] = {
@@ -36,33 +39,46 @@ VIEW_KEYS: dict[str, tuple[type, ...]] = {
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read and check a manifest; its keys are those of `KEYS` and `VIEW_KEYS`, its paths relative to its folder.
 
+    A scan may be a stranger's: its name becomes names of files, and its files are opened and copied, so neither leads
+    out of a folder.
+
     Raises:
-        FormatError: no such file, no JSON, another format, or a key that is missing or of another type.
+        FormatError: no such file, no JSON, another format, a key that is missing or of another type, a name that no
+            file can have, a path that leaves the folder.
     """
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise FormatError(f"{path}: expected a scan's manifest, found {error.strerror}; prepare the scan") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: expected JSON, found {error}; prepare the scan again") from None
+    manifest = read_json(path, "a scan's manifest", "prepare the scan")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise FormatError(f"{path}: expected a manifest of format {FORMAT}, found {found}; prepare the scan again")
+        raise FormatError(
+            f"{path}: expected a manifest of format {FORMAT}, found {shown(str(found))}; prepare the scan again"
+        )
     wrong = _wrong(manifest, KEYS)
     if not wrong:
-        if len(manifest["size"]) != 2 or not all(isinstance(side, int) and side > 0 for side in manifest["size"]):
+        if not is_name(manifest["name"]):
+            wrong.append("name")
+        sides = manifest["size"]
+        if not (len(sides) == 2 and all(map(_is_count, sides)) and sides[0] * sides[1] <= MOST_PIXELS):
             wrong.append("size")
+        if not _is_count(manifest["lights"]):
+            wrong.append("lights")
+        if not manifest["views"]:
+            wrong.append("views")
         for i, view in enumerate(manifest["views"]):
             if not isinstance(view, dict):
                 wrong.append(f"views[{i}]")
                 continue
             wrong += [f"views[{i}].{key}" for key in _wrong(view, VIEW_KEYS)]
-            if isinstance(view.get("lights"), list) and len(view["lights"]) != manifest["lights"]:
+            lights = view.get("lights")
+            if isinstance(lights, list) and not (
+                len(lights) == manifest["lights"] and all(isinstance(light, str) for light in lights)
+            ):
                 wrong.append(f"views[{i}].lights")
         if not is_truth(manifest.get("truth", {})):
             wrong.append("truth")
     if wrong:
         raise FormatError(f"{path}: missing or not as expected: {', '.join(wrong[:5])}; prepare the scan again")
+    for relative in _paths(manifest):
+        inside(path.parent, relative, str(path))
     return manifest
 
 
@@ -74,6 +90,24 @@ def write_manifest(path: Path, content: dict[str, Any]) -> None:
 
 def _wrong(content: dict[str, Any], keys: dict[str, tuple[type, ...]]) -> list[str]:
     return [key for key, kinds in keys.items() if key not in content or not isinstance(content[key], kinds)]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _paths(manifest: dict[str, Any]) -> Iterator[str]:
+    """All paths that a manifest names."""
+    yield from (manifest[key] for key in ("reference", "sparse") if manifest[key] is not None)
+    for view in manifest["views"]:
+        yield from (view[key] for key in ("image", "camera", "depth", "mask") if view[key] is not None)
+        yield from view["lights"]
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can be the name of a file: one part of a path, printable, no dots alone."""
+    whole = bool(name.strip()) and name.isprintable() and not set(name) & {"/", "\\"} and name not in (".", "..")
+    return whole and len(name.encode()) <= LONGEST_NAME
 
 
 def is_truth(truth: Any) -> bool:

@@ -30,7 +30,8 @@ BEFORE_NUMBERS = 256
 """Bytes of an array's element up to its numbers, at most, with such a name and so many sides."""
 MOST_PER_BYTE = 1032
 """Deflate makes at most so many bytes of one: a shape beyond is not that of the file's data."""
-MOST_NUMBERS = 2**30
+MOST_BYTES = 2**29
+"""Of the file, and of one array."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     expected = f"{path}: expected a MATLAB file with {', '.join(names)}"
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise FormatError(f"{expected}, found {path.stat().st_size} bytes, more than {MOST_BYTES}")
         data = path.read_bytes()
     except OSError as error:
         raise FormatError(f"{expected}, found {error.strerror or error}") from None
@@ -86,7 +89,7 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError(f"no {' and no '.join(absent)}")
     except struct.error:
         raise FormatError(f"{expected}, found the end within an element's tag; copy it again") from None
-    except (ValueError, zlib.error) as error:
+    except (ValueError, MemoryError, zlib.error) as error:
         raise FormatError(f"{expected}, found {error}") from None
     return found
 
@@ -172,7 +175,7 @@ def _check(variable: Variable, size: int) -> None:
     if variable.is_complex or variable.stored is None:
         raise ValueError(f"{name} to be no array of real numbers")
     count = math.prod(shape)
-    if min(shape) < 0 or count > min(MOST_PER_BYTE * size, MOST_NUMBERS):
+    if min(shape) < 0 or count > MOST_PER_BYTE * size or variable.size > MOST_BYTES:
         raise ValueError(f"{name} of {' x '.join(map(str, shape))} numbers in {size} bytes")
     if variable.size != count * np.dtype(variable.stored).itemsize:
         raise ValueError(f"{variable.size} bytes for {name} of {' x '.join(map(str, shape))} numbers")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import MOST_PIXELS
 from kdmvs.formats.atomic import replacing
 
 # Magic, width, height and scale, each followed by white space; the last by exactly one line end, then the data.
@@ -45,6 +46,8 @@ def read_pfm(path: Path) -> Float32[np.ndarray, "h w"] | Float32[np.ndarray, "h 
                     f"{path}: expected {expected} bytes for {width} x {height} pixels, found {found}; "
                     "the file is truncated or damaged, write it again"
                 )
+            if width * height > MOST_PIXELS:
+                raise FormatError(f"{path}: expected at most {MOST_PIXELS} pixels, found {width} x {height}")
             file.seek(header.end())
             values = np.frombuffer(file.read(expected - header.end()), dtype="<f4" if scale < 0 else ">f4")
     except OSError as error:

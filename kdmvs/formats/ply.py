@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from plyfile import PlyData, PlyParseError
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
+from kdmvs.formats.text import shown
 from kdmvs.types import PointCloud
 
 POSITION = ("x", "y", "z")
@@ -20,6 +22,13 @@ NORMAL = ("nx", "ny", "nz")
 COLOR = ("red", "green", "blue")
 POINTS_AT_ONCE = 1 << 16
 """Points put together before they are written: 1.8 MB, with all fields."""
+LONGEST_HEADER = 1 << 20
+"""Bytes; ours hold the settings of a fusion as a comment."""
+SIZES = {
+    "char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8, "int8": 1, "uint8": 1,
+    "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8,
+}  # fmt: skip
+"""Bytes of a number by its type's name, old and new."""
 MOST_DIGITS = 15
 """Of the number of points."""
 
@@ -34,11 +43,13 @@ def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> Poi
         FormatError: no such file, no PLY, truncated, without x, y, z, or with coordinates that are not finite.
     """
     try:
-        data = PlyData.read(str(path), mmap="c")
+        _check_header(path)
+        with np.errstate(over="ignore"):  # as in `_columns`
+            data = PlyData.read(str(path), mmap="c")
     except OSError as error:
         raise FormatError(f"{path}: expected a PLY file, found {error.strerror or error}") from None
-    except (PlyParseError, ValueError, MemoryError) as error:
-        reason = " ".join(str(error).split())
+    except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
+        reason = shown(" ".join(str(error).split()), 200)
         raise FormatError(
             f"{path}: expected a PLY file that holds what its header promises, found {path.stat().st_size} bytes "
             f"({reason}); the file is truncated or damaged, write it again"
@@ -116,6 +127,31 @@ def writing_ply(
             raise ValueError(f"{path}: no cloud was given")
         file.seek(0)
         file.write(header())
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that promises more elements than the file has bytes for: room for all of them is made at once.
+
+    Raises:
+        ValueError: it does, or it does not end; what is wrong with it otherwise is left to the reader.
+    """
+    with path.open("rb") as file:
+        head = file.read(LONGEST_HEADER)
+    end = re.search(rb"(?:^|[\r\n])end_header[^\S\r\n]*(?:\r\n|[\r\n])", head)
+    if end is None:
+        raise ValueError(f"no end of the header within {LONGEST_HEADER} bytes")
+    words = [line.split() for line in head[: end.end()].decode("ascii", "replace").splitlines()]
+    is_text = ["format", "ascii", "1.0"] in words
+    elements: list[list[int]] = []  # how many, and the least bytes of one
+    for line in words:
+        if line[:1] == ["element"] and len(line) == 3 and line[2].isascii() and line[2].isdecimal():
+            elements.append([int(line[2][: MOST_DIGITS + 1]), 0])
+        elif line[:1] == ["property"] and len(line) >= 3 and elements:
+            kind = line[2] if line[1] == "list" else line[1]  # of a list, the number of its entries
+            elements[-1][1] += 2 if is_text else SIZES.get(kind, 1)
+    promised, left = sum(count * max(1, size) for count, size in elements), path.stat().st_size - end.end()
+    if promised > left + len(elements) + 1:  # the last number of a text needs no blank
+        raise ValueError(f"{left} bytes behind a header that promises {promised} or more")
 
 
 def _header(dtype: np.dtype, count: int, comments: Sequence[str]) -> bytes:

@@ -23,9 +23,10 @@ def check_rotation(where: str, matrix: Float64[np.ndarray, "3 3"]) -> None:
     """
     if not np.isfinite(matrix).all() or np.abs(matrix).max() > 2:
         raise FormatError(f"{where}: expected a rotation, found numbers that are no cosines")
-    error = float(np.abs(matrix @ matrix.T - np.eye(3)).max())
-    determinant = float(np.linalg.det(matrix))
-    if error > ROTATION_TOLERANCE or determinant < 0:
+    with np.errstate(all="ignore"):  # some matrices near nothing have no determinant
+        error = float(np.abs(matrix @ matrix.T - np.eye(3)).max())
+        determinant = float(np.linalg.det(matrix))
+    if not (error <= ROTATION_TOLERANCE and determinant > 0):
         raise FormatError(
             f"{where}: expected a rotation, found a matrix with determinant {determinant:g} that is {error:g} off "
             "orthogonal; write the camera again"

@@ -20,6 +20,9 @@ KEYS = ("points", "obs_view", "obs_point")
 MOST_POINTS = 50_000_000
 """More cannot come from structure from motion; a header that promises them is refused before they are allocated."""
 
+MOST_PER_BYTE, SPARE = 100, 1 << 20
+"""Numbers of points and observations pack 2 to 20 times; an archive that unpacks to more of its own size is refused."""
+
 LARGEST_ID = 2**63 - 1
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 DAMAGED = (
@@ -54,6 +57,12 @@ def read_sparse(path: Path, views: int | None = None) -> SparsePoints:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+            packed = path.stat().st_size
+            if unpacked > MOST_PER_BYTE * packed + SPARE:
+                raise FormatError(
+                    f"{path}: expected sparse points (.npz), found {packed} bytes that unpack to {unpacked}"
+                )
             points, view, point = (_array(path, archive, key) for key in KEYS)
     except OSError as error:
         raise FormatError(f"{path}: expected sparse points (.npz), found {error.strerror or error}") from None

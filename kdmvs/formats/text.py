@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from kdmvs.errors import FormatError
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 64 * 2**20
 """A text of cameras has a few hundred bytes per view; a larger file is something else."""
+MOST_LINES, LONGEST_LINE = 2_000_000, 1_000_000
+"""A line costs Python 150 bytes however short it is, a word 60."""
+MOST_JSON = 32 * 2**20
+"""Python makes up to 30 bytes of one in JSON; a thousand views have 300 kB."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on all common file systems."""
 LONGEST_PATH = 1000
 """Bytes of a path within a folder; systems take 4096 with the folder's own."""
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, most: int = MOST_BYTES) -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
     Args:
         path: the file.
         what: what the caller expects, in words.
+        most: bytes of a file that is still read.
 
     Raises:
         FormatError: no such file, too large, or bytes that are no text.
     """
     try:
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise FormatError(f"{path}: expected {what}, found a file of {size} bytes, more than {MOST_BYTES}")
+        if size > most:
+            raise FormatError(f"{path}: expected {what}, found a file of {size} bytes, more than {most}")
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise FormatError(f"{path}: expected {what}, found {error.strerror}") from None
@@ -46,8 +53,36 @@ def lines(path: Path, what: str) -> list[tuple[int, str]]:
     Raises:
         FormatError: as `read_text`.
     """
-    numbered = enumerate(read_text(path, what).split("\n"), 1)
-    return [(number, line.strip()) for number, line in numbered if line.strip() and not line.lstrip().startswith("#")]
+    text = read_text(path, what)
+    if text.count("\n") > MOST_LINES:
+        raise FormatError(f"{path}: expected {what}, found more than {MOST_LINES} lines")
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > LONGEST_LINE:
+            raise FormatError(f"{path} line {number}: expected {what}, found a line of {len(line)} characters")
+        line = line.strip()
+        if line and not line.startswith("#"):
+            found.append((number, line))
+    return found
+
+
+def read_json(path: Path, what: str, advice: str = "copy it again") -> Any:
+    """What a JSON file says, of at most `MOST_JSON` bytes.
+
+    Args:
+        path: the file.
+        what: what the caller expects, in words.
+        advice: what to do where there is no such file, or another one.
+
+    Raises:
+        FormatError: no such file, too large, no JSON, nested too deep, a number of thousands of digits.
+    """
+    text = read_text(path, what, MOST_JSON)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = shown(" ".join(str(error).split()), 100)
+        raise FormatError(f"{path}: expected {what} (JSON), found {reason}; {advice}") from None
 
 
 def numbers(where: str, text: str, count: int | None = None) -> Float64[np.ndarray, " n"]:
@@ -100,6 +135,6 @@ def inside(folder: Path, name: str, where: str) -> Path:
     return folder / path
 
 
-def shown(text: str) -> str:
-    """At most 60 characters of a text, all of them printable, for a message of one line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:60])
+def shown(text: str, most: int = 60) -> str:
+    """The first characters of a text, all of them printable, for a message of one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Float64
 
 from kdmvs.errors import FormatError
 from kdmvs.formats.pose import LONGEST, check_rigid
-from kdmvs.formats.text import read_text, shown
+from kdmvs.formats.text import read_json, shown
 
 MODELS: dict[str, Literal["pinhole", "opencv", "fisheye"]] = {
     "PINHOLE": "pinhole",
@@ -109,12 +108,7 @@ def read_transforms(path: Path) -> Transforms:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    text = read_text(path, "cameras (transforms.json)")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise FormatError(f"{path}: expected JSON, found {reason or 'none'}; copy the file again") from None
+    content = read_json(path, "cameras")
     if not isinstance(content, dict):
         raise FormatError(f"{path}: expected a JSON object with `frames`, found {type(content).__name__}")
     return content

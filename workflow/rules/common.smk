@@ -141,7 +141,10 @@ def settings(rule_name, place=""):
     if place == "{model}" and (HAS_VARIANTS or rule_name == "check" and RUN.consistency_of):
         return partial(_settings, rule_name)
     place = "" if place == "{model}" else place
-    return PLAN.settings(place).settings_of(rule_name, split(place)[1])
+    found = PLAN.settings(place).settings_of(rule_name, split(place)[1])
+    if re.search(r"\{\s*\w", found):  # a folder's name with braces, which Snakemake would take for a wildcard
+        return lambda wildcards: found
+    return found
 
 
 def _settings(rule_name, wildcards):
