@@ -3,13 +3,14 @@
 Every dataset is [v h w], v = the scan's view index, one chunk per view. File attributes: kind, format, scan, settings
 (canonical JSON), code (digest), and what a stage adds.
 
-Chunks are shuffled, compressed by Zstandard and summed (fletcher32: Zstandard's filter has no check of its own).
-docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number 32015) reads the
+Chunks are shuffled, compressed by Zstandard and summed (fletcher32: Zstandard's filter has no check of its own), HDF5
+sums its own records (its format 1.10), and the user block in front holds a sum of the whole file (`formats.seal`). docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number 32015) reads the
 files: in Python `import hdf5plugin` before `h5py.File`. Files of other filters are read as well.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,13 @@ import hdf5plugin
 import numpy as np
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.provenance import code_digest
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED_FORMAT = 1
+"""Of earlier versions: the same, without the sum of the file. Still read."""
 KINDS: dict[str, dict[str, str]] = {
     "depth": {"depth": "float32", "confidence": "float32"},
     "agreement": {"valid": "bool", "votes": "uint8", "first": "float32", "second": "float32"},
@@ -33,6 +37,12 @@ KINDS: dict[str, dict[str, str]] = {
 
 FILTERS = {"compression": hdf5plugin.Zstd(clevel=1), "shuffle": True, "fletcher32": True}
 """Of every dataset. The size of gzip, written about six times and read nearly twice as fast (benchmarks/storage.py)."""
+
+USER_BLOCK = 512
+"""Bytes in front that HDF5 leaves to others: the least it allows."""
+WHOLE_UP_TO = 1 << 30
+"""Bytes of a file up to which all of it is summed when it is opened; of a longer one, what is read (by HDF5)."""
+AGAIN = "make it again"
 
 
 @runtime_checkable
@@ -82,35 +92,42 @@ def create(
     path: Path, *, kind: str, views: int, size: tuple[int, int], attributes: Mapping[str, Any]
 ) -> Iterator[ViewsWriter]:
     """Write a file of the given kind; it appears under its name only when every view was written."""
-    with replacing(path) as part, h5py.File(part, "w") as file:
-        writer = ViewsWriter(file, path, kind, views, size)
-        yield writer
-        writer.finish()
-        file.attrs.update({**attributes, "kind": kind, "format": FORMAT})
+    with replacing(path, sealed=True) as part:
+        with h5py.File(part, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+            writer = ViewsWriter(file, path, kind, views, size)
+            yield writer
+            writer.finish()
+            file.attrs.update({**attributes, "kind": kind, "format": FORMAT})
+        with part.open("rb+") as block:
+            block.write(f"{seal.EMPTY}\n".encode())
 
 
 class ViewsFile:
     """An open file of maps per view; made by `open_views` or, to keep it open, by the constructor.
 
     Raises:
-        FormatError: no such file, truncated, another kind or another format.
+        FormatError: no such file, truncated, changed since it was written, another kind or another format.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path = path
         try:
+            summed = seal.check(path, AGAIN, whole_up_to=WHOLE_UP_TO)
             self._file = h5py.File(path, "r")
         except OSError as error:
             reason = "no such file" if not path.exists() else _first_reason(error)
             raise FormatError(f"{path}: expected a {kind} file (HDF5), found {reason}; make it again") from None
         try:
-            self._check(kind)
+            self._check(kind, summed)
+            shape = self._file[next(iter(KINDS[kind]))].shape
+            self.attributes: dict[str, Any] = dict(self._file.attrs)
         except FormatError:
             self._file.close()
             raise
-        shape = self._file[next(iter(KINDS[kind]))].shape
+        except (OSError, KeyError, RuntimeError) as error:  # a record of HDF5's that is not what its own sum says
+            self._file.close()
+            raise FormatError(f"{path}: expected a {kind} file (HDF5), found {_first_reason(error)}; {AGAIN}") from None
         self.kind, self.views, self.size = kind, int(shape[0]), (int(shape[1]), int(shape[2]))
-        self.attributes: dict[str, Any] = dict(self._file.attrs)
 
     def read(self, name: str, i: int) -> np.ndarray:
         """The map of one view, [h w].
@@ -122,7 +139,7 @@ class ViewsFile:
             raise FormatError(f"{self.path}: expected view {i}, found views 0 to {self.views - 1}")
         try:
             return np.asarray(self._file[name][i])
-        except OSError as error:
+        except (OSError, KeyError, RuntimeError) as error:
             raise FormatError(
                 f"{self.path}: {name} of view {i} cannot be read ({_first_reason(error)}); make the file again"
             ) from None
@@ -134,12 +151,16 @@ class ViewsFile:
     def close(self) -> None:
         self._file.close()
 
-    def _check(self, kind: str) -> None:
+    def _check(self, kind: str, summed: bool) -> None:
         found, number = self._file.attrs.get("kind"), self._file.attrs.get("format")
-        if found != kind or number != FORMAT:
+        if found != kind or number not in (FORMAT, UNSEALED_FORMAT):
             raise FormatError(
                 f"{self.path}: expected kind {kind}, format {FORMAT}; found kind {found}, format {number}"
             )
+        if number == FORMAT and not summed:
+            raise FormatError(f"{self.path}: expected a checksum in it, found none; the file is damaged, {AGAIN}")
+        if number == UNSEALED_FORMAT:
+            print(f"{self.path}: {seal.UNSEALED}", file=sys.stderr)
         shapes = {name: self._file[name].shape if name in self._file else None for name in KINDS[kind]}
         if len(set(shapes.values())) != 1 or None in shapes.values():
             raise FormatError(f"{self.path}: expected maps of one size, found {shapes}; make the file again")
@@ -150,7 +171,7 @@ def open_views(path: Path, *, kind: str) -> Iterator[ViewsFile]:
     """Open a file of the given kind for reading.
 
     Raises:
-        FormatError: no such file, truncated, another kind or another format.
+        FormatError: no such file, truncated, changed since it was written, another kind or another format.
     """
     file = ViewsFile(path, kind)
     try:
@@ -159,5 +180,23 @@ def open_views(path: Path, *, kind: str) -> Iterator[ViewsFile]:
         file.close()
 
 
-def _first_reason(error: OSError) -> str:
+def read_all(path: Path) -> None:
+    """Read every chunk of a file that has no sum as a whole, which compares those of the chunks.
+
+    Raises:
+        FormatError: no HDF5, damaged, or of a version that has a sum.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") == FORMAT:
+                raise FormatError(f"{path}: expected a checksum in it, found none; the file is damaged, {AGAIN}")
+            for name in file:
+                if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Dataset):
+                    for chunk in file[name].iter_chunks() if file[name].chunks else [()]:
+                        file[name][chunk]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise FormatError(f"{path}: expected HDF5, found {_first_reason(error)}; {AGAIN}") from None
+
+
+def _first_reason(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from kdmvs.errors import DataError
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import remove, unfinished
 from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import write_image, write_mask
@@ -151,7 +152,7 @@ class LayoutWriter:
             "sparse": self._sparse,
             "views": self._views,
             **({"truth": self._truth} if self._truth else {}),
-            "digest": _digest(self.folder),
+            **_sums(self.folder),
         }
 
     def _image(self, stem: str, image: UInt8[np.ndarray, "h w 3"] | Path) -> str:
@@ -218,11 +219,13 @@ def link(file: Path, name: Path) -> None:
             shutil.copyfile(file, name)
 
 
-def _digest(folder: Path) -> str:
-    """sha256 over names and bytes of all files, in the order of their names."""
-    digest = hashlib.sha256()
+def _sums(folder: Path) -> dict[str, Any]:
+    """`digest`: sha256 over names and bytes of all files, in the order of their names. `files`: CRC-32 of each."""
+    digest, files = hashlib.sha256(), {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        relative = path.relative_to(folder).as_posix()
+        files[relative] = f"{seal.crc32(path):08x}"
+        digest.update(f"{relative} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return {"digest": digest.hexdigest(), "files": files}
