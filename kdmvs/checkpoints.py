@@ -21,7 +21,6 @@ from kdmvs.errors import FormatError, TrainingError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 
-
 AGAIN = "train it again or take another copy"
 
 
@@ -42,8 +41,8 @@ def write(part: Path, content: Mapping[str, Any]) -> None:
 def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU; only tensors and plain values are accepted.
 
-    A published checkpoint has no sum and is taken as it is; so is one of ours of before, which is said. `sealed` refuses
-    both.
+    A published checkpoint has no sum and is taken as it is; so is one of an earlier version of ours, which is said.
+    `sealed` refuses both.
 
     Raises:
         FormatError: the file is missing, truncated, not what was written, or holds anything else.

@@ -110,7 +110,8 @@ def run(arguments: Sequence[str]) -> None:
         return
     if stage not in STAGES + ALONE:
         names = ", ".join(map(written, STAGES + ALONE))
-        raise SettingsError(f"expected a stage ({names}), {SHOW}, {INSPECT} or {VERIFY}, found {arguments[0]!r}; try --help")
+        known = f"a stage ({names}), {SHOW}, {INSPECT} or {VERIFY}"
+        raise SettingsError(f"expected {known}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     given = read_arguments(stage, module, arguments[1:])
     try:

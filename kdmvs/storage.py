@@ -4,7 +4,8 @@ Every dataset is [v h w], v = the scan's view index, one chunk per view. File at
 (canonical JSON), code (digest), and what a stage adds.
 
 Chunks are shuffled, compressed by Zstandard and summed (fletcher32: Zstandard's filter has no check of its own), HDF5
-sums its own records (its format 1.10), and the user block in front holds a sum of the whole file (`formats.seal`). docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number 32015) reads the
+sums its own records (its format 1.10), and the user block in front holds a sum of the whole file (`formats.seal`).
+docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number 32015) reads the
 files: in Python `import hdf5plugin` before `h5py.File`. Files of other filters are read as well.
 """
 

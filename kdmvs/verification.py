@@ -94,8 +94,8 @@ def checked(items: Sequence[Item]) -> list[Result]:
 def _result(item: Item) -> Result:
     size, summed, wrong = 0, False, None
     try:
-        size = item.path.stat().st_size
         summed = item.check(item.path)
+        size = item.path.stat().st_size
     except FormatError as error:
         wrong = str(error)
     except OSError as error:
@@ -134,16 +134,22 @@ def gathered(paths: Sequence[Path]) -> tuple[list[Item], list[str], Counter[str]
         if not path.exists():
             raise DataError(f"{path}: expected a file or folder to verify, found none")
         for file in _files(path, notes):
-            for item in _items(file, left_out):
-                try:
-                    status = item.path.stat()
-                    key = (status.st_dev, status.st_ino)
-                except OSError:
-                    key = (-1, len(items))
-                if key not in seen:
-                    seen.add(key)
+            for item in _items(file, left_out) if _is_new(file, seen) else ():
+                if item.path == file or _is_new(item.path, seen):
                     items.append(item)
     return items, notes, left_out
+
+
+def _is_new(path: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether a file, under whatever name, was not met before; one that is not there always is."""
+    try:
+        status = path.stat()
+    except OSError:
+        return True
+    key = (status.st_dev, status.st_ino)
+    new = key not in seen
+    seen.add(key)
+    return new
 
 
 def _files(path: Path, notes: list[str]) -> Iterator[Path]:
@@ -193,7 +199,9 @@ def _items(path: Path, left_out: Counter[str]) -> Iterator[Item]:
             manifest = read_manifest(path)
         except (FormatError, OSError):
             return
-        for relative in manifest.get("files", {}):
+        if "files" not in manifest:
+            return
+        for relative in manifest["files"]:
             file = path.parent / relative
             linked = file.is_symlink() or (file.exists() and file.stat().st_nlink > 1)
             check = partial(_of_scan, path.parent, manifest, relative)
@@ -208,7 +216,16 @@ def _items(path: Path, left_out: Counter[str]) -> Iterator[Item]:
 
 
 def _manifest(path: Path) -> bool:
-    read_manifest(path)
+    """A manifest; of an earlier version, which has no sums of its files, with the digest of them all."""
+    manifest = read_manifest(path)
+    if "files" not in manifest:
+        from kdmvs.datasets.layout import sums
+
+        if sums(path.parent)["digest"] != manifest["digest"]:
+            raise FormatError(
+                f"{path}: expected the files whose digest it says ({manifest['digest'][:12]}...), found others; one of "
+                "them was changed or damaged, prepare the scan again"
+            )
     return seal.check(path, "prepare the scan again")
 
 

@@ -152,7 +152,7 @@ class LayoutWriter:
             "sparse": self._sparse,
             "views": self._views,
             **({"truth": self._truth} if self._truth else {}),
-            **_sums(self.folder),
+            **sums(self.folder),
         }
 
     def _image(self, stem: str, image: UInt8[np.ndarray, "h w 3"] | Path) -> str:
@@ -219,10 +219,15 @@ def link(file: Path, name: Path) -> None:
             shutil.copyfile(file, name)
 
 
-def _sums(folder: Path) -> dict[str, Any]:
-    """`digest`: sha256 over names and bytes of all files, in the order of their names. `files`: CRC-32 of each."""
+def sums(folder: Path) -> dict[str, Any]:
+    """Of all files of a scan in the order of their names: `digest`, sha256 over names and bytes; `files`, CRC-32 of each.
+
+    Files that lie beside them in the folder do not count.
+    """
     digest, files = hashlib.sha256(), {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    entries = [folder / entry for entry in ENTRIES]
+    found = [path for entry in entries for path in (entry.rglob("*") if entry.is_dir() else [entry])]
+    for path in sorted(path for path in found if path.is_file()):
         relative = path.relative_to(folder).as_posix()
         files[relative] = f"{seal.crc32(path):08x}"
         digest.update(f"{relative} {path.stat().st_size}\n".encode())

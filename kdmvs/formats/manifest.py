@@ -38,7 +38,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Read and check a manifest; its keys are those of `KEYS` and `VIEW_KEYS`, its paths relative to its folder.
 
     Raises:
-        FormatError: no such file, not what was written, no JSON, another format, or a key that is missing or of another type.
+        FormatError: no such file, not what was written, no JSON, another format, or a key that is missing or of
+            another type.
     """
     try:
         seal.check(path, "prepare the scan again")
@@ -74,7 +75,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
     """Write a manifest; `format` and the sum of the file (`formats.seal`) are added."""
     with replacing(path, sealed=True) as part:
-        part.write_text(json.dumps({seal.KEY: seal.EMPTY, "format": FORMAT, **content}, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps({seal.KEY: seal.EMPTY, "format": FORMAT, **content}, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def sound_file(folder: Path, manifest: dict[str, Any], relative: str) -> Path:

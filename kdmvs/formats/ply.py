@@ -32,7 +32,8 @@ def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> Poi
     are wanted, in the file's (`Scan.origin`).
 
     Raises:
-        FormatError: no such file, not what was written (`formats.seal`), no PLY, truncated, without x, y, z, or with coordinates that are not finite.
+        FormatError: no such file, not what was written (`formats.seal`), no PLY, truncated, without x, y, z, or with
+            coordinates that are not finite.
     """
     try:
         seal.check(path, "write it again")
@@ -122,7 +123,7 @@ def writing_ply(
 
 def _header(dtype: np.dtype, count: int, comments: Sequence[str]) -> bytes:
     kinds = {"f4": "float", "f8": "double", "u1": "uchar"}
-    lines = ["ply", "format binary_little_endian 1.0", f"comment {seal.EMPTY}", *(f"comment {line}" for line in comments)]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in (seal.EMPTY, *comments))]
     fields = [(kinds[dtype[name].str[1:]], name) for name in dtype.names or ()]
     lines += [f"element vertex {count}", *(f"property {kind} {name}" for kind, name in fields)]
     return ("\n".join([*lines, "end_header"]) + "\n").encode("ascii")
