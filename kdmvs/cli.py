@@ -104,9 +104,7 @@ def run(arguments: Sequence[str]) -> None:
         importlib.import_module("kdmvs.inspection").run(arguments[1:])
         return
     if stage == VERIFY:
-        from kdmvs import verification
-
-        verification.run(arguments[1:])
+        importlib.import_module("kdmvs.verification").run(arguments[1:])
         return
     if stage not in STAGES + ALONE:
         names = ", ".join(map(written, STAGES + ALONE))

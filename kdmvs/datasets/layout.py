@@ -220,7 +220,7 @@ def link(file: Path, name: Path) -> None:
 
 
 def sums(folder: Path) -> dict[str, Any]:
-    """Of all files of a scan in the order of their names: `digest`, sha256 over names and bytes; `files`, CRC-32 of each.
+    """Of all files of a scan: `digest`, sha256 over names and bytes in the order of names; `files`, CRC-32 of each.
 
     Files that lie beside them in the folder do not count.
     """
