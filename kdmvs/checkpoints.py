@@ -1,8 +1,14 @@
-"""Checkpoint files: written atomically, read without running code from them, loaded strictly."""
+"""Checkpoint files: written atomically and summed, read without running code from them, loaded strictly.
+
+The sum (`formats.seal`) is the comment of the zip archive that `torch.save` writes, and is checked before anything is
+unpickled: torch itself does not compare the sums of an archive's entries.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,35 +18,55 @@ import torch
 from torch import nn
 
 from kdmvs.errors import FormatError, TrainingError
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.torch_file import check_promises
 
+AGAIN = "train it again or take another copy"
+
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to a temporary name, flush, rename."""
-    with replacing(path) as part, part.open("wb") as file:
+    """Write tensors and plain values to a temporary name, sum, flush, rename."""
+    with replacing(path, sealed=True) as part:
+        write(part, content)
+
+
+def write(part: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, with a place for the file's sum."""
+    with part.open("wb") as file:
         torch.save(dict(content), file)  # given a path, it would write the name of the temporary file into the bytes
+        file.seek(-2, os.SEEK_END)  # the length of the archive's comment is its last entry
+        file.write(len(seal.EMPTY).to_bytes(2, "little") + seal.EMPTY.encode())
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU; only tensors and plain values are accepted, no larger than the file.
 
+    A published checkpoint has no sum and is taken as it is; so is one of an earlier version of ours, which is said.
+    `sealed` refuses both.
+
     Raises:
-        FormatError: the file is missing, truncated, promises more than it holds, or holds anything else.
+        FormatError: the file is missing, truncated, not what was written, promises more than it holds, or holds
+            anything else.
     """
     try:
+        summed = seal.check(path, AGAIN, required=sealed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of ends in our own line
             check_promises(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FormatError(f"{path}: expected a checkpoint, found no such file; train one first") from None
+    except FormatError:
+        raise
     except Exception as error:  # damaged bytes make the unpickler fail in every possible way
         raise FormatError(
             f"{path}: expected a checkpoint of tensors and plain values, found {_reason(error)}"
         ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FormatError(f"{path}: expected a dictionary of names, found {type(content).__name__}")
+    if not summed and "code" in content:
+        print(f"{path}: {seal.UNSEALED}", file=sys.stderr)
     return content
 
 

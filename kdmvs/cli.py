@@ -72,7 +72,7 @@ ADVICE = {
 }
 """What to do where the machine does not let a file be read or written; nothing of it is a bug of a stage."""
 
-SHOW, INSPECT = "show", "inspect"
+SHOW, INSPECT, VERIFY = "show", "inspect", "verify"
 """The commands that are no stage: they read what there is and print it."""
 
 
@@ -105,9 +105,13 @@ def run(arguments: Sequence[str]) -> None:
     if stage == INSPECT:  # by its name, because what inspects computes, and this module must stay light
         importlib.import_module("kdmvs.inspection").run(arguments[1:])
         return
+    if stage == VERIFY:
+        importlib.import_module("kdmvs.verification").run(arguments[1:])
+        return
     if stage not in STAGES + ALONE:
         names = ", ".join(map(written, STAGES + ALONE))
-        raise SettingsError(f"expected a stage ({names}), {SHOW} or {INSPECT}, found {arguments[0]!r}; try --help")
+        known = f"a stage ({names}), {SHOW}, {INSPECT} or {VERIFY}"
+        raise SettingsError(f"expected {known}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     given = read_arguments(stage, module, arguments[1:])
     try:
@@ -143,7 +147,7 @@ def lost_reader(error: BaseException) -> str | None:
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
     """What the user reads of an error, with the stage before it."""
     stage = arguments[0].replace("-", "_")
-    known = stage in (*STAGES, *ALONE, SHOW, INSPECT)
+    known = stage in (*STAGES, *ALONE, SHOW, INSPECT, VERIFY)
     return f"kdmvs {written(stage)}: {error}" if known else f"kdmvs: {error}"
 
 
@@ -157,6 +161,7 @@ def overview() -> str:
     lines = [f"  {written(stage):17} {first_line(stage)}" for stage in STAGES + ALONE]
     lines.append(f"  {SHOW:17} Print the table of an experiment and where its clouds and pictures are.")
     lines.append(f"  {INSPECT:17} Print what is in a scan, and what of it usually ruins results.")
+    lines.append(f"  {VERIFY:17} Check that every artifact is what was written.")
     return "\n".join(
         [
             "usage: kdmvs STAGE [options]",

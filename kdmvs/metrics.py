@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 
 
 class MetricsLog:
-    """metrics.csv (one row per step, and per validation) and TensorBoard events of one training."""
+    """metrics.csv (one row per step, and per validation) and TensorBoard events of one training.
+
+    Raises:
+        FormatError: a training is taken up again and its metrics.csv is not what was written.
+    """
 
     def __init__(self, folder: Path, first: int) -> None:
         self.path = folder / "metrics.csv"
         self.rows: list[dict[str, Any]] = []
         self.written = 0
         if first and self.path.exists():
+            seal.check(self.path, f"remove it to go on without what was written down before step {first}")
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
+            for row in self.rows:
+                row.pop(seal.KEY, None)
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
@@ -45,10 +53,11 @@ class MetricsLog:
         columns: dict[str, None] = {}
         for row in self.rows:
             columns.update(dict.fromkeys(row))
-        with replacing(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        sums = [{seal.KEY: seal.EMPTY}, *[{}] * (len(self.rows) - 1)]
+        with replacing(self.path, sealed=bool(self.rows)) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*columns, seal.KEY], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(row | sealed for row, sealed in zip(self.rows, sums, strict=False))
         self.board.flush()
 
     def close(self) -> None:

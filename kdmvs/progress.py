@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdmvs import checkpoints, locks, ranks
 from kdmvs.errors import FormatError
 from kdmvs.formats.atomic import replacing
 
-STATE, PREVIOUS = "state.pt", "previous.pt"
+STATE, PREVIOUS, DAMAGED = "state.pt", "previous.pt", "damaged.pt"
 
 POLL_S = 0.5
 """Seconds between two looks at a lock that another process holds."""
@@ -60,30 +58,35 @@ def held(folder: Path, label: str) -> Iterator[None]:
 def save_state(folder: Path, content: Mapping[str, Any]) -> None:
     """Write a state; the one before it stays as a second."""
     path = folder / STATE
-    with replacing(path) as part:
-        torch.save(dict(content), part)
+    with replacing(path, sealed=True) as part:
+        checkpoints.write(part, content)
         if path.exists():
             path.replace(folder / PREVIOUS)
 
 
 def drop_states(folder: Path) -> None:
     """Remove the states of a training that has ended."""
-    for name in (STATE, PREVIOUS):
+    for name in (STATE, PREVIOUS, DAMAGED):
         (folder / name).unlink(missing_ok=True)
 
 
 def last_state(folder: Path, label: str) -> dict[str, Any] | None:
-    """The last state that can be read; None where there is none, and the training starts anew. Damage is said."""
+    """The last state that is what was written; None where there is none, and the training starts anew.
+
+    Damage is said. A damaged last state gets another name, or the next one written would make it the one before, in
+    place of the good one.
+    """
     damaged = False
     for path in (folder / STATE, folder / PREVIOUS):
         if path.exists():
             try:
-                state = checkpoints.read(path)
+                state = checkpoints.read(path, sealed=True)
                 if missing := {"step", "model", "optimizer", "random"} - state.keys():
                     raise FormatError(f"{path}: expected a training's state, found no {', '.join(sorted(missing))}")
             except FormatError as error:
                 damaged = True
                 print(f"{label}: {error}; looking for the state before it", file=sys.stderr)
+                path.replace(folder / DAMAGED)
             else:
                 return state
     if damaged:

@@ -111,7 +111,7 @@ class Batches:
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Sample]:
-        drawn: Iterator[Sample | KdmvsError | None] = iter(self.loader)  # takes one of torch's random numbers: here
+        drawn: Iterator[Sample | KdmvsError | None] = iter(self.loader)
         if self.loader.num_workers == 0:
             drawn = _ahead(drawn)
         while True:

@@ -16,7 +16,7 @@ from torch import Tensor
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats.cam import far_origin, read_cam
 from kdmvs.formats.image import read_image, read_image_cached, read_mask
-from kdmvs.formats.manifest import read_manifest
+from kdmvs.formats.manifest import read_manifest, sound_file
 from kdmvs.formats.pair import read_pair
 from kdmvs.formats.pfm import read_pfm
 from kdmvs.formats.ply import read_ply
@@ -53,7 +53,9 @@ class Scan:
                 f"{folder / missing[0]}: expected an image that scan.json names, found no such file "
                 f"({len(missing)} missing); prepare the scan again"
             )
-        read = [read_cam(folder / view["camera"]) for view in self._views]
+        self._manifest = manifest
+        self._sound: set[str] = set()
+        read = [read_cam(self._file(view["camera"])) for view in self._views]
         self._K = torch.tensor(np.stack([K for K, _, _, _ in read]), dtype=torch.float32)
         poses = np.stack([pose for _, pose, _, _ in read])
         self.origin = far_origin(poses, min(low for _, _, low, _ in read))
@@ -61,7 +63,7 @@ class Scan:
             poses[:, :3, 3] += poses[:, :3, :3] @ self.origin
         self._pose = torch.tensor(poses, dtype=torch.float32)
         self._range = torch.tensor([[low, high] for _, _, low, high in read], dtype=torch.float32)
-        self._pairs = read_pair(folder / "pair.txt", known=range(len(self._views)))
+        self._pairs = read_pair(self._file("pair.txt"), known=range(len(self._views)))
 
     @classmethod
     def open(cls, path: Path) -> Scan:
@@ -84,7 +86,7 @@ class Scan:
             FormatError: the file is missing, damaged, or of another size than the manifest says.
         """
         read = read_image_cached if keep else read_image
-        pixels = read(self.folder / self._views[i]["lights"][light])
+        pixels = read(self._file(self._views[i]["lights"][light]))
         self._check_size(self._views[i]["lights"][light], pixels.shape[:2])
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
 
@@ -138,7 +140,7 @@ class Scan:
         relative = self._views[i]["depth"]
         if relative is None:
             return None
-        values = read_pfm(self.folder / relative)
+        values = read_pfm(self._file(relative))
         self._check_size(relative, values.shape)
         return torch.from_numpy(values)
 
@@ -152,7 +154,7 @@ class Scan:
         relative = self._views[i]["mask"]
         if relative is None:
             return None
-        values = read_mask(self.folder / relative)
+        values = read_mask(self._file(relative))
         self._check_size(relative, values.shape)
         return torch.from_numpy(values)
 
@@ -169,7 +171,7 @@ class Scan:
 
     def reference_cloud(self) -> PointCloud | None:
         """The cloud to score against, in scan units and the scan's frame; None where the scan has none."""
-        return None if self._reference is None else read_ply(self.folder / self._reference, self.origin)
+        return None if self._reference is None else read_ply(self._file(self._reference), self.origin)
 
     def truth(self, name: str) -> Path | None:
         """A file that an evaluation asks for, e.g. DTU's `observability`; None where the scan has none of that name.
@@ -182,14 +184,26 @@ class Scan:
         path = self.folder / self._truth[name]
         if not path.is_file():
             raise DataError(f"{path}: expected a file that scan.json names, found none; prepare the scan again")
-        return path
+        return self._file(self._truth[name])
 
     def sparse(self) -> SparsePoints | None:
         """The points of structure from motion, in scan units and the scan's frame; None where the scan has none."""
         if self._sparse is None:
             return None
-        sparse = read_sparse(self.folder / self._sparse, len(self))
+        sparse = read_sparse(self._file(self._sparse), len(self))
         return sparse if self.origin is None else replace(sparse, points=sparse.points - self.origin)
+
+    def _file(self, relative: str) -> Path:
+        """The place of a file that is about to be read; the first time its bytes are summed.
+
+        Raises:
+            FormatError: it is not what was prepared.
+        """
+        if relative in self._sound:
+            return self.folder / relative
+        path = sound_file(self.folder, self._manifest, relative)
+        self._sound.add(relative)
+        return path
 
     def _check_size(self, relative: str, found: Sequence[int]) -> None:
         if tuple(found) != self.size:

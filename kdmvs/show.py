@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdmvs.errors import DataError, SettingsError
+from kdmvs.formats import seal
 
 COLUMNS = ("model", "accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median")
 """The columns shown; the file has more."""
@@ -34,8 +35,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def compared(path: Path) -> str:
     """The variants of an experiment side by side, ready to print."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read(path)
     columns = [column for column in ("variant", *COLUMNS) if rows and column in rows[0]]
     lines = _aligned([columns] + [[_short(row[column]) for column in columns] for row in rows])
     return "\n".join(["", "variants", *lines, "", f"changes   {path}"])
@@ -90,7 +90,13 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     summary = folder / "summary.csv"
     if not summary.is_file():
         raise DataError(f"{summary}: expected the table of a finished experiment, found none; run snakemake first")
-    with summary.open(newline="") as file:
+    return _read(summary)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; it is refused where it is not what was written."""
+    seal.check(path, "run snakemake again without it")
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 

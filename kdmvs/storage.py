@@ -3,13 +3,15 @@
 Every dataset is [v h w], v = the scan's view index, one chunk per view. File attributes: kind, format, scan, settings
 (canonical JSON), code (digest), and what a stage adds.
 
-Chunks are shuffled, compressed by Zstandard and summed (fletcher32: Zstandard's filter has no check of its own).
+Chunks are shuffled, compressed by Zstandard and summed (fletcher32: Zstandard's filter has no check of its own), HDF5
+sums its own records (its format 1.10), and the user block in front holds a sum of the whole file (`formats.seal`).
 docs/storage.md says what else was measured. Any program that has HDF5's Zstandard filter (number 32015) reads the
 files: in Python `import hdf5plugin` before `h5py.File`. Files of other filters are read as well.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +22,15 @@ import hdf5plugin
 import numpy as np
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.hdf5 import check_chunk, dataset_of
 from kdmvs.formats.text import shown
 from kdmvs.provenance import code_digest
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED_FORMAT = 1
+"""Of earlier versions: the same, without the sum of the file. Still read."""
 KINDS: dict[str, dict[str, str]] = {
     "depth": {"depth": "float32", "confidence": "float32"},
     "agreement": {"valid": "bool", "votes": "uint8", "first": "float32", "second": "float32"},
@@ -38,6 +43,12 @@ DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeErro
 
 FILTERS = {"compression": hdf5plugin.Zstd(clevel=1), "shuffle": True, "fletcher32": True}
 """Of every dataset. The size of gzip, written about six times and read nearly twice as fast (benchmarks/storage.py)."""
+
+USER_BLOCK = 512
+"""Bytes in front that HDF5 leaves to others: the least it allows."""
+WHOLE_UP_TO = 1 << 30
+"""Bytes of a file up to which all of it is summed when it is opened; of a longer one, what is read (by HDF5)."""
+AGAIN = "make it again"
 
 
 @runtime_checkable
@@ -87,36 +98,40 @@ def create(
     path: Path, *, kind: str, views: int, size: tuple[int, int], attributes: Mapping[str, Any]
 ) -> Iterator[ViewsWriter]:
     """Write a file of the given kind; it appears under its name only when every view was written."""
-    with replacing(path) as part, h5py.File(part, "w") as file:
-        writer = ViewsWriter(file, path, kind, views, size)
-        yield writer
-        writer.finish()
-        file.attrs.update({**attributes, "kind": kind, "format": FORMAT})
+    with replacing(path, sealed=True) as part:
+        with h5py.File(part, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+            writer = ViewsWriter(file, path, kind, views, size)
+            yield writer
+            writer.finish()
+            file.attrs.update({**attributes, "kind": kind, "format": FORMAT})
+        with part.open("rb+") as block:
+            block.write(f"{seal.EMPTY}\n".encode())
 
 
 class ViewsFile:
     """An open file of maps per view; made by `open_views` or, to keep it open, by the constructor.
 
     Raises:
-        FormatError: no such file, truncated, another kind or another format.
+        FormatError: no such file, truncated, changed since it was written, another kind or another format.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path = path
         try:
+            summed = seal.check(path, AGAIN, whole_up_to=WHOLE_UP_TO)
             self._file = h5py.File(path, "r")
         except OSError as error:
             reason = "no such file" if not path.exists() else _first_reason(error)
             raise FormatError(f"{path}: expected a {kind} file (HDF5), found {reason}; make it again") from None
         try:
-            self._maps = self._check(kind)
+            self._maps = self._check(kind, summed)
             self.attributes: dict[str, Any] = dict(self._file.attrs)
         except FormatError:
             self._file.close()
             raise
-        except DAMAGED as error:
+        except DAMAGED as error:  # a record of HDF5's that is not what its own sum says, among others
             self._file.close()
-            raise FormatError(f"{path}: expected a {kind} file (HDF5), found {_first_reason(error)}") from None
+            raise FormatError(f"{path}: expected a {kind} file (HDF5), found {_first_reason(error)}; {AGAIN}") from None
         shape = next(iter(self._maps.values())).shape
         self.kind, self.views, self.size = kind, int(shape[0]), (int(shape[1]), int(shape[2]))
 
@@ -143,14 +158,19 @@ class ViewsFile:
     def close(self) -> None:
         self._file.close()
 
-    def _check(self, kind: str) -> dict[str, h5py.Dataset]:
+    def _check(self, kind: str, summed: bool) -> dict[str, h5py.Dataset]:
         """The datasets of a file of this kind."""
         found, number = (self._file.attrs.get(name) for name in ("kind", "format"))
-        if not (isinstance(found, str) and found == kind and np.ndim(number) == 0 and number == FORMAT):
+        known = np.ndim(number) == 0 and number in (FORMAT, UNSEALED_FORMAT)
+        if not (isinstance(found, str) and found == kind and known):
             raise FormatError(
                 f"{self.path}: expected kind {kind}, format {FORMAT}; found kind {shown(str(found))}, format "
                 f"{shown(str(number))}"
             )
+        if number == FORMAT and not summed:
+            raise FormatError(f"{self.path}: expected a checksum in it, found none; the file is damaged, {AGAIN}")
+        if number == UNSEALED_FORMAT:
+            print(f"{self.path}: {seal.UNSEALED}", file=sys.stderr)
         maps = {name: dataset_of(self._file, self.path, name, dtype) for name, dtype in KINDS[kind].items()}
         shapes = {name: None if dataset is None else dataset.shape for name, dataset in maps.items()}
         if len(set(shapes.values())) != 1 or None in shapes.values():
@@ -163,13 +183,32 @@ def open_views(path: Path, *, kind: str) -> Iterator[ViewsFile]:
     """Open a file of the given kind for reading.
 
     Raises:
-        FormatError: no such file, truncated, another kind or another format.
+        FormatError: no such file, truncated, changed since it was written, another kind or another format.
     """
     file = ViewsFile(path, kind)
     try:
         yield file
     finally:
         file.close()
+
+
+def read_all(path: Path) -> None:
+    """Read every chunk of a file that has no sum as a whole, which compares those of the chunks.
+
+    Raises:
+        FormatError: no HDF5, damaged, none of ours, or of a version that has a sum.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") == FORMAT:
+                raise FormatError(f"{path}: expected a checksum in it, found none; the file is damaged, {AGAIN}")
+            for name, dtype in KINDS.get(str(file.attrs.get("kind")), {}).items():
+                maps = dataset_of(file, path, name, dtype)
+                for i in range(0 if maps is None else maps.shape[0]):
+                    check_chunk(maps, path, i)
+                    maps[i]
+    except DAMAGED as error:
+        raise FormatError(f"{path}: expected HDF5, found {_first_reason(error)}; {AGAIN}") from None
 
 
 def _first_reason(error: Exception) -> str:

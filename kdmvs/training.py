@@ -135,6 +135,7 @@ def fit(
         num_workers=device.workers(here),
         worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=here.type == "cuda",
+        generator=torch.Generator(),  # of its own: what a network draws goes on where a state says
     )
 
     def save(step: int) -> None:
@@ -326,6 +327,7 @@ def mean_loss(
         num_workers=device.workers(here),
         worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=here.type == "cuda",
+        generator=torch.Generator(),  # of its own: what a network draws goes on where a state says
     )
     found: list[tuple[int, dict[str, float]]] = []
     stopped = False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import kdmvs
 from kdmvs.datasets.layout import writing
 from kdmvs.geometry import unproject
 from kdmvs.scans import Scan
@@ -72,8 +76,16 @@ def plane_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plane_folder(tmp_path: Path, plane_original: Path) -> Path:
-    """A copy of the plane's scan that the test may damage: <tmp_path>/photos/plane."""
-    return Path(shutil.copytree(plane_original, tmp_path / "photos" / "plane"))
+    """A copy of the plane's scan that the test may change: <tmp_path>/photos/plane, without sums that would tell."""
+    return without_sums(Path(shutil.copytree(plane_original, tmp_path / "photos" / "plane")))
+
+
+def without_sums(folder: Path) -> Path:
+    """Make a scan one of an earlier version, whose files may be changed by hand."""
+    manifest = json.loads((folder / "scan.json").read_text())
+    manifest = {key: value for key, value in manifest.items() if key not in ("seal", "files")}
+    (folder / "scan.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return folder
 
 
 @pytest.fixture
@@ -88,3 +100,53 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real photographs at {SHARED}")
     return SHARED
+
+
+class Writes:
+    """Files of tests' folders that kdmvs opens for writing under the name that they end with.
+
+    All of Python's openings are heard, in this process. TensorBoard's events are appended to as they come.
+    """
+
+    PAGES = ("config_page.py", "rerun_page.py")
+    """Write pages of the repository, which git keeps."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        sys.addaudithook(self.hear)
+
+    def hear(self, event: str, given: tuple) -> None:
+        if event != "open":
+            return
+        path, mode, flags = given
+        if isinstance(path, int) or not (set(mode or "") & set("wax+") or flags & (os.O_WRONLY | os.O_RDWR)):
+            return
+        path = Path(os.fsdecode(path)).absolute()
+        if not any(part.startswith("pytest-of-") for part in path.parts) or any(
+            p.endswith(".part") for p in path.parts
+        ):
+            return
+        if path.name == "lock" or "tfevents" in path.name:
+            return
+        frame = sys._getframe(1)
+        while frame is not None:
+            name = Path(frame.f_code.co_filename)
+            if PACKAGE in name.parents:
+                if name.name not in self.PAGES:
+                    self.found.append(f"{path} by {name.name} line {frame.f_lineno}")
+                return
+            if TESTS in name.parents:
+                return
+            frame = frame.f_back
+
+
+TESTS, PACKAGE = Path(__file__).resolve().parent, Path(kdmvs.__file__).resolve().parent
+WRITES = Writes()
+
+
+@pytest.fixture(autouse=True)
+def no_file_is_written_under_its_final_name() -> Iterator[None]:
+    """Whatever a test runs of kdmvs in this process, it opens nothing for writing but unfinished files and locks."""
+    WRITES.found.clear()
+    yield
+    assert WRITES.found == []

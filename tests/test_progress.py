@@ -12,8 +12,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from kdmvs import locks, progress
 
@@ -89,3 +91,38 @@ def test_the_lock_is_given_back_where_a_training_fails(tmp_path: Path):
     lock = locks.take(tmp_path / "lock")
     assert lock is not None
     os.close(lock)
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "model": {"weight": torch.arange(40.0)}, "optimizer": {}, "random": torch.get_rng_state()}
+
+
+def test_no_changed_byte_of_a_state_is_taken_up(tmp_path: Path, capsys) -> None:
+    """Whatever byte it is, the state before it is taken, and the log says so."""
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, state(2))
+    data = (tmp_path / "state.pt").read_bytes()
+    for at in range(0, len(data), 61):
+        (tmp_path / "state.pt").write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        found = progress.last_state(tmp_path, "teacher")
+        assert found is not None and found["step"] == 1, at
+        said = capsys.readouterr().err
+        assert said.startswith(f"teacher: {tmp_path / 'state.pt'}: expected") and "state before it" in said
+    (tmp_path / "state.pt").write_bytes(data)
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 2 and capsys.readouterr().err == ""
+
+
+def test_a_damaged_last_state_never_takes_the_place_of_the_good_one_before_it(tmp_path: Path, monkeypatch) -> None:
+    """Killed after the first state that is written from a good one before: that one is still there."""
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, state(2))
+    (tmp_path / "state.pt").write_bytes(b"damaged")
+    assert progress.last_state(tmp_path, "teacher") is not None
+    monkeypatch.setattr(os, "replace", lambda *names: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        progress.save_state(tmp_path, state(2))
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 1
+    progress.drop_states(tmp_path)
+    assert list(tmp_path.iterdir()) == []

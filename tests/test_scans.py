@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from kdmvs import storage
-from kdmvs.errors import DataError
+from kdmvs.errors import DataError, FormatError
+from kdmvs.exchange.prepared import Prepared
 from kdmvs.formats.pfm import write_pfm
 from kdmvs.formats.sparse import SparsePoints, write_sparse
 from kdmvs.geometry import reproject, warp_to_reference
@@ -366,3 +368,37 @@ def test_votes_and_the_depths_of_the_sources_are_read_where_asked_for_and_cut_as
 def test_a_window_larger_than_the_images_is_refused(plane_scan: Scan) -> None:
     with pytest.raises(DataError, match="scan plane: expected a crop within 64 x 96"):
         ViewGroups([plane_scan], views=2, crop=(96, 96))
+
+
+@pytest.mark.parametrize(
+    "relative",
+    ["scan.json", "images/00000001.png", "lights/1/00000002.png", "cams/00000001_cam.txt", "pair.txt",
+     "depths/00000002.pfm", "masks/00000000.png", "reference.ply"],
+)  # fmt: skip
+def test_a_file_of_a_scan_of_which_one_bit_is_another_is_refused_by_name(tmp_path, plane_original, relative):
+    folder = Path(shutil.copytree(plane_original, tmp_path / "plane"))
+    path = folder / relative
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(FormatError, match=rf"plane/{relative}: expected the bytes"):
+        read_everything(Scan.open(folder))
+    prepared = pytest.raises(FormatError, match=rf"plane/{relative}: expected the bytes")
+    if not relative.startswith("lights"):
+        with prepared:
+            read_files(Prepared.open(folder))
+
+
+def read_everything(scan: Scan) -> None:
+    for i in range(len(scan)):
+        for light in range(scan.lights):
+            scan.image(i, light)
+        scan.measured_depth(i), scan.mask(i)
+    scan.reference_cloud()
+
+
+def read_files(scan: Prepared) -> None:
+    _ = scan.cameras, scan.sound("pair.txt"), scan.sound("reference.ply")
+    for i in range(len(scan)):
+        for kind in ("image", "depth", "mask"):
+            scan.file(i, kind)

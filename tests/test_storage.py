@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from pathlib import Path
 
 import h5py
@@ -50,14 +51,16 @@ def test_every_kind_keeps_its_types_and_is_chunked_by_view_and_compressed(tmp_pa
             assert numbers == [h5py.h5z.FILTER_SHUFFLE, hdf5plugin.ZSTD_ID, h5py.h5z.FILTER_FLETCHER32]
 
 
-def test_a_file_of_another_compressor_is_read_as_well(tmp_path: Path) -> None:
+def test_a_file_of_another_compressor_and_without_a_sum_is_read_as_well_and_said(tmp_path: Path, capsys) -> None:
     write(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5") as new, h5py.File(tmp_path / "old.h5", "w") as old:
-        old.attrs.update(new.attrs)
+        old.attrs.update({**new.attrs, "format": storage.UNSEALED_FORMAT})
         for name in storage.KINDS["depth"]:
             old.create_dataset(name, data=new[name], chunks=(1, *SIZE), compression="gzip", shuffle=True)
     with storage.open_views(tmp_path / "old.h5", kind="depth") as file:
         np.testing.assert_array_equal(file.read("depth", 2), RANDOM[2, 0])
+    said = capsys.readouterr().err
+    assert said == f"{tmp_path / 'old.h5'}: written by an earlier version, without a checksum; taken as it is\n"
 
 
 def test_a_file_with_a_view_missing_never_appears(tmp_path: Path) -> None:
@@ -91,13 +94,16 @@ def test_a_truncated_file_names_itself(tmp_path: Path) -> None:
     write(tmp_path / "a.h5")
     path = tmp_path / "a.h5"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(FormatError, match=r"a\.h5: expected a depth file .*truncated") as caught:
+    with pytest.raises(FormatError, match=r"a\.h5: expected the \d+ bytes .*truncated") as caught:
         open_depth(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["all of it", "one bit"])
-def test_damaged_bytes_of_a_view_are_reported_with_the_view(tmp_path: Path, damage: str) -> None:
+def test_damaged_bytes_of_a_view_of_a_file_too_long_to_be_summed_are_reported_with_the_view(
+    tmp_path: Path, damage: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(storage, "WHOLE_UP_TO", 0)
     path = tmp_path / "a.h5"
     write(path)
     with h5py.File(path) as file:
@@ -116,10 +122,45 @@ def test_a_missing_file_another_kind_and_a_view_too_many_are_refused(tmp_path: P
     with pytest.raises(FormatError, match="found no such file"):
         open_depth(tmp_path / "a.h5")
     write(tmp_path / "a.h5")
-    with pytest.raises(FormatError, match="expected kind agreement, format 1; found kind depth"):
+    with pytest.raises(FormatError, match="expected kind agreement, format 2; found kind depth"):
         open_depth(tmp_path / "a.h5", kind="agreement")
     with storage.open_views(tmp_path / "a.h5", kind="depth") as file, pytest.raises(FormatError, match="views 0 to 2"):
         file.read("depth", 3)
+
+
+def test_no_changed_byte_of_a_file_is_read(tmp_path: Path) -> None:
+    """Superblock, attributes, tables of chunks, chunks, the sum itself: every eleventh byte, every bit in turn."""
+    write(tmp_path / "a.h5")
+    path = tmp_path / "changed.h5"
+    data = (tmp_path / "a.h5").read_bytes()
+    for at in range(0, len(data), 11):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        with pytest.raises(FormatError, match=r"changed\.h5: "):
+            open_depth(path)
+
+
+def test_a_file_whose_sum_was_taken_away_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    path = tmp_path / "a.h5"
+    path.write_bytes(bytes(storage.USER_BLOCK) + path.read_bytes()[storage.USER_BLOCK :])
+    with pytest.raises(FormatError, match=r"a\.h5: expected a checksum in it, found none"):
+        open_depth(path)
+
+
+def test_a_file_changed_by_another_hdf5_program_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["depth"][1] += 1
+    with pytest.raises(FormatError, match=r"a\.h5: expected the .*changed"):
+        open_depth(tmp_path / "a.h5")
+
+
+def test_equal_maps_are_equal_bytes(tmp_path: Path) -> None:
+    """No time, no name of a process or temporary file."""
+    write(tmp_path / "a.h5")
+    time.sleep(1.1)
+    write(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_attributes_carry_scan_settings_and_code() -> None:

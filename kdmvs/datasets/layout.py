@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from kdmvs.errors import DataError
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import remove, unfinished
 from kdmvs.formats.cam import write_cam
 from kdmvs.formats.image import write_image, write_mask
@@ -151,7 +152,7 @@ class LayoutWriter:
             "sparse": self._sparse,
             "views": self._views,
             **({"truth": self._truth} if self._truth else {}),
-            "digest": _digest(self.folder),
+            **sums(self.folder),
         }
 
     def _image(self, stem: str, image: UInt8[np.ndarray, "h w 3"] | Path) -> str:
@@ -218,11 +219,18 @@ def link(file: Path, name: Path) -> None:
             shutil.copyfile(file, name)
 
 
-def _digest(folder: Path) -> str:
-    """sha256 over names and bytes of all files, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+def sums(folder: Path) -> dict[str, Any]:
+    """Of all files of a scan: `digest`, sha256 over names and bytes in the order of names; `files`, CRC-32 of each.
+
+    Files that lie beside them in the folder do not count.
+    """
+    digest, files = hashlib.sha256(), {}
+    entries = [folder / entry for entry in ENTRIES]
+    found = [path for entry in entries for path in (entry.rglob("*") if entry.is_dir() else [entry])]
+    for path in sorted(path for path in found if path.is_file()):
+        relative = path.relative_to(folder).as_posix()
+        files[relative] = f"{seal.crc32(path):08x}"
+        digest.update(f"{relative} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return {"digest": digest.hexdigest(), "files": files}

@@ -34,12 +34,12 @@ def to_mvsnet(scan: Prepared, maps: ViewsFile | None, out: Path) -> None:
 
     With maps also depth_est/ and confidence/.
     """
-    _copy(scan.folder / "pair.txt", out / "pair.txt")
+    _copy(scan.sound("pair.txt"), out / "pair.txt")
     for kind, name in (("sparse", "sparse.npz"), ("reference", "reference.ply")):
         if scan.manifest[kind] is not None:
-            _copy(scan.folder / scan.manifest[kind], out / name)
+            _copy(scan.sound(scan.manifest[kind]), out / name)
     for relative in scan.manifest.get("truth", {}).values():
-        _copy(scan.folder / relative, out / relative)
+        _copy(scan.sound(relative), out / relative)
     for i in range(len(scan)):
         for kind, folder, ending in (
             ("image", "images", ""), ("camera", "cams", "_cam"), ("depth", "depths", ""), ("mask", "masks", ""),
@@ -72,7 +72,7 @@ def to_colmap(scan: Prepared, maps: ViewsFile | None, cloud: PointCloud | None, 
         own = scan.manifest["sparse"]
         empty = np.zeros(0, dtype=np.int64)
         sparse = (
-            SparsePoints(np.zeros((0, 3)), empty, empty) if own is None else read_sparse(scan.folder / own, len(scan))
+            SparsePoints(np.zeros((0, 3)), empty, empty) if own is None else read_sparse(scan.sound(own), len(scan))
         )
         colors = None
     if colors is None:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64
 from kdmvs.errors import FormatError
 from kdmvs.formats.cam import far_origin, read_cam
 from kdmvs.formats.image import read_mask
-from kdmvs.formats.manifest import read_manifest
+from kdmvs.formats.manifest import read_manifest, sound_file
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,26 @@ class Prepared:
         return [view["source"] for view in self.manifest["views"]]
 
     def file(self, i: int, kind: str) -> Path | None:
-        """The file of a view's `image`, `camera`, `depth` or `mask`."""
+        """The file of a view's `image`, `camera`, `depth` or `mask`.
+
+        Raises:
+            FormatError: it is not what was prepared.
+        """
         relative = self.manifest["views"][i][kind]
-        return None if relative is None else self.folder / relative
+        return None if relative is None else self.sound(relative)
+
+    def sound(self, relative: str) -> Path:
+        """The place of a file of the scan.
+
+        Raises:
+            FormatError: it is not what was prepared.
+        """
+        return sound_file(self.folder, self.manifest, relative)
 
     @cached_property
     def cameras(self) -> list[tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"], float, float]]:
         """(K, cam_from_world, first depth, last depth) of every view."""
-        return [read_cam(self.folder / view["camera"]) for view in self.manifest["views"]]
+        return [read_cam(self.sound(view["camera"])) for view in self.manifest["views"]]
 
     @cached_property
     def origin(self) -> Float64[np.ndarray, " 3"] | None:

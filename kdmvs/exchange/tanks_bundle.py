@@ -38,7 +38,7 @@ def poses_of(scan: Prepared, images: int | None) -> tuple[list[LoggedPose], list
     """
     own = scan.manifest.get("truth", {}).get(TRAJECTORY)
     if images is None and own is not None:
-        images = len(read_trajectory(scan.folder / own))
+        images = len(read_trajectory(scan.sound(own)))
     if images is not None and images < len(scan):
         raise DataError(f"scan {scan.name}: expected a scene of at least {len(scan)} photographs, found {images}")
     try:

@@ -10,22 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kdmvs.formats import seal
+
 ABANDONED_S = 24 * 3600.0
 """Seconds without a write after which an unfinished file of another machine has no writer any more."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sealed: bool = False) -> Iterator[Path]:
     """Give a `<name>.<host>.<pid>.part` to write to; rename it to `path` when the block ends well, else remove it.
 
     The folder is made if it is not there. A reader never sees half a file, a failed write leaves what was there, and
     two processes that write the same file do not disturb each other: the last one to finish has it. What a killed
-    process has left unfinished of this file is removed.
+    process has left unfinished of this file is removed. `sealed`: the writer leaves a place for the sum of the file
+    (`formats.seal`), which is filled here.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = unfinished(path)
     try:
         yield part
+        if sealed:
+            seal.fill(part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -54,7 +59,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _abandoned(entry: os.DirEntry[str], middle: str) -> bool:
+def is_abandoned(path: Path) -> bool:
+    """Whether nobody writes to an unfinished file or folder (`<name>.<host>.<pid>.part`) any more."""
+    return _abandoned(path, ".".join(path.name.split(".")[-3:-1]))
+
+
+def _abandoned(entry: os.DirEntry[str] | Path, middle: str) -> bool:
     """Whether nobody writes a file any more, `middle` being the `<host>.<pid>` of its name."""
     host, _, pid = middle.rpartition(".")
     if not pid.isdigit():

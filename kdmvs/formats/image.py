@@ -152,6 +152,25 @@ def write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     _write_png(path, mask.astype(np.uint8) * 255)
 
 
+def verify(path: Path) -> bool:
+    """Whether an image has sums of its own, as PNG's chunks have; they are compared. Another kind is decoded.
+
+    Raises:
+        FormatError: no such file, no image, or damaged.
+    """
+    header(path)
+    try:
+        with Image.open(path, formats=KINDS) as image:
+            if image.format == "PNG":
+                image.verify()
+                return True
+    except Exception as error:  # Pillow's readers of damaged files raise many kinds
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{path}: expected a PNG as it was written, found damage ({reason})") from None
+    read_image(path)
+    return False
+
+
 def _header(path: Path, file: BinaryIO, length: int) -> ImageHeader:
     try:
         with Image.open(file, formats=KINDS) as image:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kdmvs.errors import FormatError
-from kdmvs.formats import MOST_PIXELS
+from kdmvs.formats import MOST_PIXELS, seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.text import LONGEST_NAME, inside, read_json, shown
 
@@ -43,9 +44,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     out of a folder.
 
     Raises:
-        FormatError: no such file, no JSON, another format, a key that is missing or of another type, a name that no
-            file can have, a path that leaves the folder.
+        FormatError: no such file, not what was written, no JSON, another format, a key that is missing or of another
+            type, a name that no file can have, a path that leaves the folder.
     """
+    with suppress(OSError):  # said by `read_json`
+        seal.check(path, "prepare the scan again")
     manifest = read_json(path, "a scan's manifest", "prepare the scan")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
@@ -75,6 +78,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 wrong.append(f"views[{i}].lights")
         if not is_truth(manifest.get("truth", {})):
             wrong.append("truth")
+        files = manifest.get("files", {})
+        if not isinstance(files, dict) or not all(isinstance(crc, str) for crc in files.values()):
+            wrong.append("files")
     if wrong:
         raise FormatError(f"{path}: missing or not as expected: {', '.join(wrong[:5])}; prepare the scan again")
     for relative in _paths(manifest):
@@ -83,9 +89,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Write a manifest; `format` is added."""
-    with replacing(path) as part:
-        part.write_text(json.dumps({"format": FORMAT, **content}, indent=1) + "\n", encoding="utf-8")
+    """Write a manifest; `format` and the sum of the file (`formats.seal`) are added."""
+    with replacing(path, sealed=True) as part:
+        text = json.dumps({seal.KEY: seal.EMPTY, "format": FORMAT, **content}, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def sound_file(folder: Path, manifest: dict[str, Any], relative: str) -> Path:
+    """The place of a file of a scan, whose sum is that of the manifest's optional key `files`.
+
+    Where the manifest has no sums, as those of earlier versions, or the file is not there, nothing is compared.
+
+    Raises:
+        FormatError: the file is not what was written.
+    """
+    path = folder / relative
+    expected = manifest.get("files", {}).get(relative)
+    if expected is not None:
+        try:
+            found = f"{seal.crc32(path):08x}"
+        except OSError:  # its parser will say
+            return path
+        if found != expected:
+            raise FormatError(
+                f"{path}: expected the bytes that scan.json says (crc32 {expected}), found others ({found}); the file "
+                "was changed or damaged, prepare the scan again"
+            )
+    return path
 
 
 def _wrong(content: dict[str, Any], keys: dict[str, tuple[type, ...]]) -> list[str]:

@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from plyfile import PlyData, PlyParseError
 
 from kdmvs.errors import FormatError
+from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.text import shown
 from kdmvs.types import PointCloud
@@ -40,9 +41,11 @@ def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> Poi
     are wanted, in the file's (`Scan.origin`).
 
     Raises:
-        FormatError: no such file, no PLY, truncated, without x, y, z, or with coordinates that are not finite.
+        FormatError: no such file, not what was written (`formats.seal`), no PLY, truncated, without x, y, z, or with
+            coordinates that are not finite.
     """
     try:
+        seal.check(path, "write it again")
         _check_header(path)
         with np.errstate(over="ignore"):  # as in `_columns`
             data = PlyData.read(str(path), mmap="c")
@@ -83,7 +86,7 @@ def write_ply(
 
     The comments are lines of the header, e.g. the settings that a cloud was fused with. `origin`: see `writing_ply`.
     """
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path, sealed=True) as part, open(part, "wb") as file:
         file.write(_header(_table(cloud, 0, origin).dtype, len(cloud.points), comments))
         for start in range(0, len(cloud.points), POINTS_AT_ONCE):
             file.write(_table(cloud, start, origin).tobytes())
@@ -103,7 +106,7 @@ def writing_ply(
     Raises:
         ValueError: nothing was appended, or clouds of different fields.
     """
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path, sealed=True) as part, open(part, "wb") as file:
         count, dtype = 0, np.dtype([])
 
         def header() -> bytes:
@@ -156,7 +159,7 @@ def _check_header(path: Path) -> None:
 
 def _header(dtype: np.dtype, count: int, comments: Sequence[str]) -> bytes:
     kinds = {"f4": "float", "f8": "double", "u1": "uchar"}
-    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in (seal.EMPTY, *comments))]
     fields = [(kinds[dtype[name].str[1:]], name) for name in dtype.names or ()]
     lines += [f"element vertex {count}", *(f"property {kind} {name}" for kind, name in fields)]
     return ("\n".join([*lines, "end_header"]) + "\n").encode("ascii")

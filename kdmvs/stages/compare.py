@@ -16,7 +16,7 @@ def run(variant: list[str], changes: list[str], summary: list[Path], out: Path) 
     """
     import pandas as pd
 
-    from kdmvs.formats.atomic import replacing
+    from kdmvs.formats.csv_table import read_csv, write_csv
 
     if not len(variant) == len(changes) == len(summary):
         raise SettingsError(
@@ -26,7 +26,7 @@ def run(variant: list[str], changes: list[str], summary: list[Path], out: Path) 
     tables = []
     for name, text, path in zip(variant, changes, summary, strict=True):
         try:
-            table = pd.read_csv(path)
+            table = read_csv(path, "run summarise again")
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise FormatError(f"{path}: expected a summary (CSV), found {reason}; run summarise again") from None
@@ -35,6 +35,5 @@ def run(variant: list[str], changes: list[str], summary: list[Path], out: Path) 
         table.insert(0, "variant", name)
         table.insert(1, "changes", text)
         tables.append(table)
-    with replacing(out) as part:
-        pd.concat(tables, ignore_index=True).to_csv(part, index=False)
+    write_csv(out, pd.concat(tables, ignore_index=True))
     print(f"compare: {', '.join(variant)} -> {out}")

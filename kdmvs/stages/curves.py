@@ -40,8 +40,10 @@ def read_metrics(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from kdmvs.formats.csv_table import read_csv
+
     try:
-        table = pd.read_csv(path)
+        table = read_csv(path, "train the model again")
     except OSError as error:
         raise FormatError(f"{path}: expected metrics (CSV), found {error.strerror}; train the model") from None
     except ValueError as error:

@@ -31,6 +31,7 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
     import json
 
     from kdmvs import storage
+    from kdmvs.formats import seal
     from kdmvs.formats.atomic import replacing
     from kdmvs.scans import Scan
 
@@ -43,6 +44,7 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
         cloud_score = score_cloud(settings, opened, cloud_path)
         depth_score = score_depth(settings, opened, depth_path)
         scores = {
+            seal.KEY: seal.EMPTY,
             "scan": opened.name,
             "unit": opened.unit,
             "settings": settings.model_dump(mode="json"),
@@ -50,7 +52,7 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
             "cloud": cloud_score,
             "depth": depth_score,
         }
-        with replacing(out_path) as part:
+        with replacing(out_path, sealed=True) as part:
             part.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
         shown = (cloud_score or {}) | (depth_score or {})
         figures = ", ".join(f"{name} {shown[name]:.4g}" for name in SHOWN if shown.get(name) is not None)

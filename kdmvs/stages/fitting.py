@@ -188,18 +188,20 @@ def is_finished(out: Path, metrics: Path, folder: Path, scans: Path) -> bool:
     """
     from kdmvs import checkpoints
     from kdmvs.errors import FormatError
+    from kdmvs.formats import seal
 
     experiment, name = scans.resolve().parent, f"{folder.parent.name}/{folder.name}"
     beside = scans.name == "scans" and experiment in out.resolve().parents
     others = [found for levels in ("*", "*/*") for found in sorted(experiment.glob(f"{levels}/{name}")) if beside]
     for place in (folder.resolve(), *others):
         try:
-            if checkpoints.read(place / FINISHED).get("resume_key") == folder.name and (place / "metrics.csv").exists():
+            if checkpoints.read(place / FINISHED).get("resume_key") == folder.name:
+                seal.check(place / "metrics.csv", "train again")
                 if place != folder.resolve():
                     give(place, folder / FINISHED, folder / "metrics.csv")
                 give(folder, out, metrics)
                 return True
-        except FormatError:  # there is none, or it is damaged
+        except (FormatError, FileNotFoundError):  # there is none, or it is damaged
             pass
     return False
 

@@ -19,11 +19,13 @@ def run(experiment: str, recipe: str, evaluation: list[Path], out: Path, per_sca
     import json
 
     from kdmvs.evaluation import summary
-    from kdmvs.formats.atomic import replacing
+    from kdmvs.formats import seal
+    from kdmvs.formats.csv_table import write_csv
 
     found: dict[tuple[str, str], tuple[Path, dict[str, object]]] = {}
     for path in evaluation:
         try:
+            seal.check(path, "evaluate the scan again")
             content = json.loads(path.read_text())
         except OSError as error:
             raise FormatError(f"{path}: expected an evaluation, found {error.strerror}; evaluate the scan") from None
@@ -38,6 +40,5 @@ def run(experiment: str, recipe: str, evaluation: list[Path], out: Path, per_sca
     scans = summary.per_scan((model, content) for (model, _), (_, content) in found.items())
     models = summary.per_model(scans)
     for target, table in ((out, models), (per_scan, scans)):
-        with replacing(target) as part:
-            table.assign(recipe=recipe).to_csv(part, index=False)
+        write_csv(target, table.assign(recipe=recipe))
     print(f"{experiment}: {len(models)} models, {scans['scan'].nunique()} scans -> {out}, {per_scan}")

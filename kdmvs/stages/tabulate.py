@@ -41,7 +41,9 @@ def run(
     import pandas as pd
 
     from kdmvs.evaluation import paper_table
+    from kdmvs.formats import seal
     from kdmvs.formats.atomic import replacing
+    from kdmvs.formats.csv_table import read_csv, write_csv
     from kdmvs.tables import TABLES, title_of
 
     row, model, summary = row or [], model or [], summary or []
@@ -61,7 +63,7 @@ def run(
     scans = set()
     for name, of_model, path in zip(row, model, summary, strict=True):
         try:
-            rows = {str(line["model"]): line for line in pd.read_csv(path).to_dict("records")}
+            rows = {str(line["model"]): line for line in read_csv(path, "run summarise again").to_dict("records")}
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise FormatError(f"{path}: expected a summary (CSV), found {reason}; run summarise again") from None
@@ -84,8 +86,7 @@ def run(
     if data := TABLES[table].data:
         about.insert(1, f"The paper: {data}, whole epochs. Numbers can be compared only where data and schedule can.")
     text = written.markdown(title_of(table), about)
-    with replacing(out) as part:
-        part.write_text(text)
-    with replacing(numbers) as part:
-        written.numbers().to_csv(part, index=False)
+    with replacing(out, sealed=True) as part:
+        part.write_text(f"{text}\n<!-- {seal.EMPTY} -->\n")
+    write_csv(numbers, written.numbers())
     print(text)

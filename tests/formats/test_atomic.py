@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import kdmvs
 from kdmvs import checkpoints
 from kdmvs.formats.atomic import replacing, unfinished
+
+PACKAGE = Path(kdmvs.__file__).parent
 
 
 def write_half(path: Path) -> None:
@@ -37,6 +41,40 @@ def test_the_name_is_taken_only_at_the_end_and_folders_are_made(tmp_path: Path) 
         assert not path.exists()
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path: Path, monkeypatch) -> None:
+    done: list[str] = []
+    real_flush, real_name = os.fsync, os.replace
+
+    def flush(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+        real_flush(descriptor)
+
+    def name(old: Path, new: Path) -> None:
+        done.append("named")
+        real_name(old, new)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", name)
+    with replacing(tmp_path / "file") as part:
+        part.write_text("words")
+    assert done == [part.name, "named", tmp_path.name]
+
+
+def test_only_these_modules_let_a_library_in_c_write_a_file() -> None:
+    """Python's own openings are watched in every test (tests/conftest.py); those of C make no event."""
+    writers = re.compile(r"h5py\.File\((?!path, \"r\"\))|torch\.save\(|imwrite\(|np\.save|\.tofile\(|ofstream")
+    found = {
+        path.relative_to(PACKAGE).as_posix(): sorted(set(writers.findall(path.read_text())))
+        for path in PACKAGE.rglob("*.py")
+        if writers.search(path.read_text())
+    }
+    assert found == {
+        "storage.py": ["h5py.File("],  # create, to an unfinished name
+        "checkpoints.py": ["torch.save("],  # write, to an open file
+        "formats/sparse.py": ["np.save"],  # to an open file
+    }
 
 
 def test_two_writers_of_one_file_do_not_share_an_unfinished_one(tmp_path: Path, monkeypatch) -> None:
