@@ -70,7 +70,7 @@ ADVICE = {
 }
 """What to do where the machine does not let a file be read or written; nothing of it is a bug of a stage."""
 
-SHOW, INSPECT = "show", "inspect"
+SHOW, INSPECT, REPLAY = "show", "inspect", "replay"
 """The commands that are no stage: they read what there is and print it."""
 
 
@@ -100,12 +100,12 @@ def run(arguments: Sequence[str]) -> None:
 
         show.run(arguments[1:])
         return
-    if stage == INSPECT:  # by its name, because what inspects computes, and this module must stay light
-        importlib.import_module("kdmvs.inspection").run(arguments[1:])
+    if stage in (INSPECT, REPLAY):  # by its name, because what inspects computes, and this module must stay light
+        importlib.import_module("kdmvs.inspection" if stage == INSPECT else "kdmvs.replay").run(arguments[1:])
         return
     if stage not in STAGES + ALONE:
         names = ", ".join(map(written, STAGES + ALONE))
-        raise SettingsError(f"expected a stage ({names}), {SHOW} or {INSPECT}, found {arguments[0]!r}; try --help")
+        raise SettingsError(f"expected a stage ({names}), {SHOW}, {INSPECT} or {REPLAY}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     given = read_arguments(stage, module, arguments[1:])
     try:
@@ -120,7 +120,7 @@ def run(arguments: Sequence[str]) -> None:
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
     """What the user reads of an error, with the stage before it."""
     stage = arguments[0].replace("-", "_")
-    known = stage in (*STAGES, *ALONE, SHOW, INSPECT)
+    known = stage in (*STAGES, *ALONE, SHOW, INSPECT, REPLAY)
     return f"kdmvs {written(stage)}: {error}" if known else f"kdmvs: {error}"
 
 
@@ -134,6 +134,7 @@ def overview() -> str:
     lines = [f"  {written(stage):17} {first_line(stage)}" for stage in STAGES + ALONE]
     lines.append(f"  {SHOW:17} Print the table of an experiment and where its clouds and pictures are.")
     lines.append(f"  {INSPECT:17} Print what is in a scan, and what of it usually ruins results.")
+    lines.append(f"  {REPLAY:17} Do the step again that ended a training because it was not finite.")
     return "\n".join(
         [
             "usage: kdmvs STAGE [options]",

@@ -108,6 +108,8 @@ def train(
         if speaks:
             if samples.left_out:
                 print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
+            if empty := samples.empty_scans():
+                print(f"{name}: {len(empty)} of {len(scan)} scans teach nothing, having no other sample: {listed(empty)}")
             shared = f" on {ranks.count()} ranks" if ranks.count() > 1 else ""
             steps = f"{schedule.steps} steps of {schedule.batch}{shared}"
             print(f"{name}: {len(samples)} samples of {len(scan)} scans, {steps}", flush=True)
@@ -122,13 +124,21 @@ def train(
             validation_share=chosen.validation_share,
             validation_loss=validation_loss,
             label=name,
+            made_by={"stage": stage, "settings": settings.canonical(), "code": digest, "network": description},
         )
         if not speaks:
             return
         provenance = {"network": description, "settings": settings.canonical(), "code": digest, "resume_key": key}
+        provenance |= {"samples": len(samples), "samples_left_out": samples.left_out, "empty_scans": samples.empty_scans()}
         checkpoints.save(root / key / FINISHED, {**content, **provenance})
         give(root / key, out, metrics)
         tidy(root, key)
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def begin_with(network: nn.Module, description: dict[str, Any], path: Path) -> list[str]:
