@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kdmvs import memory
 from kdmvs.errors import KdmvsError, MachineError, SettingsError
 
 STAGES = (
@@ -105,7 +106,9 @@ def run(arguments: Sequence[str]) -> None:
         return
     if stage not in STAGES + ALONE:
         names = ", ".join(map(written, STAGES + ALONE))
-        raise SettingsError(f"expected a stage ({names}), {SHOW}, {INSPECT} or {REPLAY}, found {arguments[0]!r}; try --help")
+        raise SettingsError(
+            f"expected a stage ({names}), {SHOW}, {INSPECT} or {REPLAY}, found {arguments[0]!r}; try --help"
+        )
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     given = read_arguments(stage, module, arguments[1:])
     try:
@@ -115,6 +118,11 @@ def run(arguments: Sequence[str]) -> None:
             raise
         reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
         raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
+    except (MemoryError, RuntimeError) as error:
+        shortage = memory.shortage(error)
+        if shortage is None:
+            raise
+        raise MachineError(f"{shortage}; {memory.advice(stage)}") from error
 
 
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:

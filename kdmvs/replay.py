@@ -49,8 +49,8 @@ def run(arguments: Sequence[str]) -> None:
     print("\n".join(found.lines))
     if math.isfinite(found.loss) and math.isfinite(found.norm):
         raise TrainingError(
-            f"{given.file}: expected a loss or a gradient that is not finite, found loss {found.loss} and gradient norm "
-            f"{found.norm}; replay on what it was trained on ({content['device']}), with as many threads "
+            f"{given.file}: expected a loss or a gradient that is not finite, found loss {found.loss} and gradient "
+            f"norm {found.norm}; replay on what it was trained on ({content['device']}), with as many threads "
             f"({content['threads']}) and the same code"
         )
 
@@ -77,7 +77,7 @@ def described(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def stage_of(content: Mapping[str, Any]) -> str:
-    """teacher or student.
+    """Teacher or student, as a stage is called.
 
     Raises:
         FormatError: neither.

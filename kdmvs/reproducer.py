@@ -115,7 +115,7 @@ def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _without_gaps(masks: Sequence[Tensor | None]) -> list[Tensor]:
-    """Masks of all ranks: a rank without one uses its views whole. Batches of the ranks differ by one sample at most."""
+    """Masks of all ranks: a rank without one uses its views whole. Ranks differ by one sample at most."""
     shape = next(mask.shape[1:] for mask in masks if mask is not None)
     most = max(len(mask) for mask in masks if mask is not None) + 1
     return [torch.ones(most, *shape, dtype=torch.bool) if mask is None else mask for mask in masks]

@@ -287,8 +287,8 @@ def fit(
         log.close()
         if empty:
             print(
-                f"{label}: {empty} of {schedule.steps} batches had no valid pixel and taught nothing; metrics.csv says 0 "
-                f"of them under {' or '.join(VALID)}",
+                f"{label}: {empty} of {schedule.steps} batches had no valid pixel and taught nothing; metrics.csv says "
+                f"0 of them under {' or '.join(VALID)}",
                 flush=True,
             )
     return {

@@ -37,7 +37,11 @@ def broken(kind: str):
 
     def of(output: torch.Tensor, batch: Sample) -> dict[str, torch.Tensor]:
         good = loss(output, batch)["loss"]
-        worse = {"nan": good * math.nan, "infinite": good + math.inf, "gradient": good + (output * 0).sum().abs().sqrt()}
+        worse = {
+            "nan": good * math.nan,
+            "infinite": good + math.inf,
+            "gradient": good + (output * 0).sum().abs().sqrt(),
+        }
         return {"loss": worse[kind]}
 
     return of

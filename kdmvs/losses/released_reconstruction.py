@@ -55,9 +55,9 @@ def released_loss(
     range_mm: float,
     read_out: ReadOut,
 ) -> dict[str, Tensor]:
-    """`loss` and its terms, each a scalar; the loss is the sum of the terms by their weights. `seen` is no term but the
-    share of finest pixels that a source sees.
+    """`loss` and its terms, each a scalar; the loss is the sum of the terms by their weights.
 
+    `seen` is no term but the share of finest pixels that a source sees.
     Without a log variance in the levels s is 0 and has no term. With several ranks a term is this rank's part of the
     mean over all ranks' samples.
     """
