@@ -86,7 +86,7 @@ def require(
         )
 
 
-def size(count: float) -> str:
+def size(count: float | int) -> str:
     """Bytes in words."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
@@ -171,7 +171,7 @@ def network_bytes(
     return 4 * (views * pixels * features + max(max(levels), at_once * PASSING_FEATURES * base))
 
 
-TRAINED, PER_HYPOTHESIS = 5.0, 3.0
+TRAINED, PER_HYPOTHESIS = 6.5, 3.0
 """Volumes of the regulariser's base width that its layers keep for the backward pass, and single values per hypothesis
 (the hypothesis, its logit, its probability)."""
 TRAINED_FEATURES, PASSING_FEATURES = 8.0, 8.0
@@ -182,7 +182,7 @@ AT_ONCE = 2**19
 
 def cloud_bytes(points: int, work: str) -> float:
     """Of work on a number of points, the least that it holds; a byte count per point is in `PER_POINT`."""
-    return points * PER_POINT[work]
+    return float(points * PER_POINT[work])
 
 
 PER_POINT = {"thinned": 60, "scored": 36, "drawn": 24}
@@ -190,9 +190,9 @@ PER_POINT = {"thinned": 60, "scored": 36, "drawn": 24}
 (positions in float32 and float64), and of a picture (positions and normals in float32)."""
 
 
-def map_bytes(maps: float, image: tuple[int, int]) -> float:
+def map_bytes(maps: int, image: tuple[int, int]) -> float:
     """Of a number of float32 maps of an image's size."""
-    return 4 * maps * image[0] * image[1]
+    return 4.0 * maps * image[0] * image[1]
 
 
 def _listed(value: Any) -> Sequence[int]:

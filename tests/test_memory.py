@@ -93,21 +93,21 @@ def test_what_slurm_gave_a_job_is_its_limit(machine, monkeypatch, environment):
 
 
 def test_only_what_can_never_fit_is_refused_with_the_figure_and_what_to_change(machine, monkeypatch, capsys):
-    memory.require("check", 7 * GIB, "maps", memory.advice("check"))
+    memory.require("check", 7.0 * GIB, "maps", memory.advice("check"))
     assert capsys.readouterr().err == ""
-    memory.require("check", 60 * GIB, "maps", memory.advice("check"))
+    memory.require("check", 60.0 * GIB, "maps", memory.advice("check"))
     assert capsys.readouterr().err == "check: holds at least 60.0 GiB for maps; only 8.0 GiB of 64.0 GiB are free now\n"
     with pytest.raises(MachineError) as caught:
-        memory.require("check", 65 * GIB, "maps", memory.advice("check"))
+        memory.require("check", 65.0 * GIB, "maps", memory.advice("check"))
     assert str(caught.value) == (
         "check: expected at least 65.0 GiB of memory for maps, found 64.0 GiB (all memory of this machine); lower "
         "dataset.image_size, or ask for more (resources.check.mem_mb); KDMVS_MEMORY_CHECK=0 starts it all the same"
     )
     monkeypatch.setenv(memory.CHECK, "0")
-    memory.require("check", 65 * GIB, "maps", memory.advice("check"))
+    memory.require("check", 65.0 * GIB, "maps", memory.advice("check"))
     monkeypatch.setenv(memory.CHECK, "no")
     with pytest.raises(SettingsError, match="KDMVS_MEMORY_CHECK: expected 0 or 1, found 'no'"):
-        memory.require("check", 1, "maps", "")
+        memory.require("check", 1.0, "maps", "")
 
 
 MEASURED = [
