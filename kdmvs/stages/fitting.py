@@ -131,7 +131,12 @@ def train(
         )
         if not speaks:
             return
-        provenance = {"network": description, "settings": settings.canonical(), "code": digest, "resume_key": key}
+        provenance: dict[str, Any] = {
+            "network": description,
+            "settings": settings.canonical(),
+            "code": digest,
+            "resume_key": key,
+        }
         provenance |= {
             "samples": len(samples),
             "samples_left_out": samples.left_out,
