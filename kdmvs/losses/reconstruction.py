@@ -42,7 +42,7 @@ def reconstruction_loss(
     source counts where it sees the pixel; with `best_sources` = k only the k sources whose weighted error is least
     count at a pixel (ranked on every level anew). With `feature_gradient` false the features are constants of the
     featuremetric term and only the depth follows it. No valid pixel gives zero. `seen` is the share of finest pixels
-    that some source counts at.
+    inside the mask that some source counts at.
 
     `external` are features of all views by stride, a pixel (u, v) of stride s on the image's (s u, s v). A level takes
     those of its own stride, else the finest: with strides 2 and 4 of ResNet-18, CasMVSNet's levels take 4, 2, 2. The
@@ -99,7 +99,7 @@ def reconstruction_loss(
             rough = edge_aware_roughness(depth, images[:, 0], None if masks is None else masks[:, 0])
             totals["smoothness"] = totals.get("smoothness", depth.new_zeros(())) + rough
             totals["loss"] = totals["loss"] + smoothness_weight * rough
-        totals["seen"] = share_of_valid(counts)
+        totals["seen"] = share_of_valid(counts, None if masks is None else masks[:, 0])
     return totals
 
 
@@ -154,9 +154,10 @@ def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) 
     return (term * counts).sum() / valid.clamp(min=1)
 
 
-def share_of_valid(counts: Bool[Tensor, "b s h w"]) -> Float[Tensor, ""]:
-    """The share of pixels at which any source counts: this rank's part of the share of all ranks' pixels."""
-    return counts.any(dim=1).float().mean() * ranks.share(len(counts))
+def share_of_valid(counts: Bool[Tensor, "b s h w"], mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, ""]:
+    """The share of pixels (inside the mask) at which any source counts; this rank's part of that of all ranks' pixels."""
+    every = counts[:, 0].new_ones(counts[:, 0].shape) if mask is None else mask
+    return counts.any(dim=1).sum() / ranks.total(every.sum()).clamp(min=1)
 
 
 def least(error: Float[Tensor, "b s h w"], seen: Bool[Tensor, "b s h w"], count: int) -> Bool[Tensor, "b s h w"]:
