@@ -185,9 +185,9 @@ def cloud_bytes(points: int, work: str) -> float:
     return float(points * PER_POINT[work])
 
 
-PER_POINT = {"thinned": 60, "scored": 36, "drawn": 24}
-"""Bytes: of `evaluate` by a protocol that thins (float64 positions, twice, their cubes and order), by one that does not
-(positions in float32 and float64), and of a picture (positions and normals in float32)."""
+PER_POINT = {"thinned": 110, "scored": 36, "drawn": 27}
+"""Bytes: of `evaluate` by a protocol that thins (measured with 10 million: 135), by one that does not (positions in
+float32 and float64), and of a picture (what a file says of a point)."""
 
 
 def map_bytes(maps: int, image: tuple[int, int]) -> float:

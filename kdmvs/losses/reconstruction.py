@@ -155,7 +155,7 @@ def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) 
 
 
 def share_of_valid(counts: Bool[Tensor, "b s h w"], mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, ""]:
-    """The share of pixels (inside the mask) at which any source counts; this rank's part of that of all ranks' pixels."""
+    """The share of pixels (inside the mask) at which any source counts; this rank's part of that of all ranks."""
     every = counts[:, 0].new_ones(counts[:, 0].shape) if mask is None else mask
     return counts.any(dim=1).sum() / ranks.total(every.sum()).clamp(min=1)
 
