@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import memory
 from kdmvs.config import RunSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -362,6 +363,7 @@ def _lines(unit: dict[str, float | None]) -> Iterator[str]:
         "shorten a run only where a training itself uses them.",
         "",
     ]
+    yield from memory.page()
 
 
 def _column(case: Case, unit: dict[str, float | None]) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kdmvs import memory
 from kdmvs.errors import KdmvsError, MachineError, SettingsError
 
 STAGES = (
@@ -72,7 +73,7 @@ ADVICE = {
 }
 """What to do where the machine does not let a file be read or written; nothing of it is a bug of a stage."""
 
-SHOW, INSPECT, VERIFY = "show", "inspect", "verify"
+SHOW, INSPECT, VERIFY, REPLAY = "show", "inspect", "verify", "replay"
 """The commands that are no stage: they read what there is and print it."""
 
 
@@ -102,15 +103,15 @@ def run(arguments: Sequence[str]) -> None:
 
         show.run(arguments[1:])
         return
-    if stage == INSPECT:  # by its name, because what inspects computes, and this module must stay light
-        importlib.import_module("kdmvs.inspection").run(arguments[1:])
+    if stage in (INSPECT, REPLAY):  # by its name, because what inspects computes, and this module must stay light
+        importlib.import_module("kdmvs.inspection" if stage == INSPECT else "kdmvs.replay").run(arguments[1:])
         return
     if stage == VERIFY:
         importlib.import_module("kdmvs.verification").run(arguments[1:])
         return
     if stage not in STAGES + ALONE:
         names = ", ".join(map(written, STAGES + ALONE))
-        known = f"a stage ({names}), {SHOW}, {INSPECT} or {VERIFY}"
+        known = f"a stage ({names}), {SHOW}, {INSPECT}, {VERIFY} or {REPLAY}"
         raise SettingsError(f"expected {known}, found {arguments[0]!r}; try --help")
     module = importlib.import_module(f"kdmvs.stages.{stage}")
     given = read_arguments(stage, module, arguments[1:])
@@ -124,7 +125,11 @@ def run(arguments: Sequence[str]) -> None:
                 raise
             reason, place = os.strerror(error.errno), error.filename or f"a file of {written(stage)}"
             raise MachineError(f"{place}: {reason[0].lower()}{reason[1:]}; {ADVICE[error.errno]}") from error
-    except RuntimeError as error:  # torch raises it in a signal's handler, be it while another one is looked at
+    except (MemoryError, RuntimeError) as error:
+        shortage = memory.shortage(error)
+        if shortage is not None:
+            raise MachineError(f"{shortage}; {memory.advice(stage)}") from error
+        # torch raises it in a signal's handler, be it while another error is looked at
         lost = lost_reader(error) or (error.__cause__ and lost_reader(error.__cause__))
         if not lost:
             raise
@@ -147,7 +152,7 @@ def lost_reader(error: BaseException) -> str | None:
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
     """What the user reads of an error, with the stage before it."""
     stage = arguments[0].replace("-", "_")
-    known = stage in (*STAGES, *ALONE, SHOW, INSPECT, VERIFY)
+    known = stage in (*STAGES, *ALONE, SHOW, INSPECT, VERIFY, REPLAY)
     return f"kdmvs {written(stage)}: {error}" if known else f"kdmvs: {error}"
 
 
@@ -162,6 +167,7 @@ def overview() -> str:
     lines.append(f"  {SHOW:17} Print the table of an experiment and where its clouds and pictures are.")
     lines.append(f"  {INSPECT:17} Print what is in a scan, and what of it usually ruins results.")
     lines.append(f"  {VERIFY:17} Check that every artifact is what was written.")
+    lines.append(f"  {REPLAY:17} Do the step again that ended a training because it was not finite.")
     return "\n".join(
         [
             "usage: kdmvs STAGE [options]",

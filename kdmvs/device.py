@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdmvs import memory
 from kdmvs.errors import SettingsError
+
+CUBLAS = ":4096:8"
+"""Workspaces with which cuBLAS gives the same bits every time (NVIDIA, cuBLAS, reproducibility)."""
 
 
 def choose() -> torch.device:
@@ -25,6 +29,8 @@ def choose() -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if reproducible():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS)  # read when the first product is computed
     torch.backends.cudnn.benchmark = not reproducible()
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -46,10 +52,32 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if torch.cuda.is_available() and reproducible():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS)
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def require(who: str, need: float, what: str, advice: str, device: torch.device, processes: int = 1) -> None:
+    """Refuse work that cannot fit the memory of a device (`kdmvs.memory.require`).
+
+    Args:
+        who: the stage.
+        need: bytes on the device, the least that the work holds.
+        what: what takes them, in words.
+        advice: which settings to change.
+        device: where.
+        processes: on a CPU, that share the host's memory; each has torch to hold as well.
+
+    Raises:
+        MachineError: it does not fit.
+    """
+    if device.type == "cpu":
+        memory.require(who, need + processes * memory.PROCESS, what, advice)
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    limit = memory.Limit(total, f"all memory of the GPU, {torch.cuda.get_device_name(device)}")
+    memory.require(who, need, what, advice, limit, free + torch.cuda.memory_reserved(device))
 
 
 def reproducible() -> bool:

@@ -32,4 +32,4 @@ class RankError(KdmvsError):
 
 
 class MachineError(KdmvsError):
-    """The machine does not let a file be read or written: no space, no permission, a folder in its place."""
+    """The machine is in the way: no space, no permission, a folder in a file's place, too little memory."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class MetricsLog:
     def has(self, step: int, part: str) -> bool:
         """Whether a row of a step is there, of `training` or of `validation`."""
         return any(int(row["step"]) == step and row["split"] == part for row in self.rows)
+
+    def count(self, names: Iterable[str], value: float) -> int:
+        """Of how many steps a column of these names has a value."""
+        rows = [row for row in self.rows if row["split"] == "training"]
+        return sum(any(row.get(name) not in (None, "") and float(row[name]) == value for name in names) for row in rows)
 
     def flush(self) -> None:
         """Write all rows; the columns are the union of those of training and validation."""

@@ -328,6 +328,11 @@ class ViewGroups(torch.utils.data.Dataset[Sample]):
         k, i, light = self._index[index % len(self._index)]
         return f"{self.scans[k].name}/{i:08d}/light{light}"
 
+    def empty_scans(self) -> list[str]:
+        """Names of the scans that have no sample."""
+        there = {k for k, _, _ in self._index}
+        return [scan.name for k, scan in enumerate(self.scans) if k not in there]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 

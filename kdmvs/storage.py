@@ -204,9 +204,11 @@ def read_all(path: Path) -> None:
                 raise FormatError(f"{path}: expected a checksum in it, found none; the file is damaged, {AGAIN}")
             for name, dtype in KINDS.get(str(file.attrs.get("kind")), {}).items():
                 maps = dataset_of(file, path, name, dtype)
-                for i in range(0 if maps is None else maps.shape[0]):
+                if maps is None:
+                    raise FormatError(f"{path}: expected maps called {name}, found none; {AGAIN}")
+                for i in range(maps.shape[0]):
                     check_chunk(maps, path, i)
-                    maps[i]
+                    np.asarray(maps[i])
     except DAMAGED as error:
         raise FormatError(f"{path}: expected HDF5, found {_first_reason(error)}; {AGAIN}") from None
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kdmvs import device, ranks
+from kdmvs import device, ranks, reproducer
 from kdmvs.errors import DataError, SettingsError, TrainingError
 from kdmvs.metrics import MetricsLog
 from kdmvs.progress import last_state, save_state
@@ -38,6 +38,12 @@ With several ranks the batch is a rank's part of it and so is the scalar: the ra
 
 SAVE_EVERY_S = 600.0
 """Seconds between saved states within a long epoch (environment: KDMVS_SAVE_EVERY_S); never part of the numbers."""
+
+VALID = ("labelled", "seen")
+"""Terms that say which share of the finest level's pixels a loss looks at: 0 is a batch that teaches nothing."""
+
+NAMED = 3
+"""Batches without a valid pixel that the log names; it counts them all."""
 
 STOPPED = 128 + signal.SIGTERM
 """Exit code of a training that a signal stopped after its state was saved."""
@@ -78,18 +84,22 @@ def fit(
     validation_share: float = 0.0,
     validation_loss: Loss | None = None,
     label: str = "training",
+    made_by: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train a network; returns the content of its checkpoint (`model`, `step`, `epoch`).
+    """Train a network; returns the content of its checkpoint (`model`, `step`, `epoch`, `empty_batches`).
 
     `progress` is a folder of this training alone: its states, metrics.csv and TensorBoard events. What is found there
     is taken up again. Rank 0 alone reads and writes it. On SIGTERM, Ctrl-C or SIGHUP the step in hand is
-    finished and saved.
+    finished and saved. `made_by` is what a reproducer says of the training: stage, settings, code, network.
+
+    A batch without a valid pixel (`VALID`) is named and counted; its loss is zero and its step moves the weights by
+    Adam's momentum alone.
 
     Raises:
         DataError: no sample to train on.
         SettingsError: KDMVS_SAVE_EVERY_S is no number, KDMVS_DETERMINISTIC or KDMVS_COMPILE neither 0 nor 1.
-        TrainingError: the loss or the gradient is not finite, and the message names the step and its samples; or there
-            are more ranks than samples in a batch.
+        TrainingError: the loss or the gradient is not finite, and the message names the step, its samples and the file
+            that reproduces it (`kdmvs.reproducer`); or there are more ranks than samples in a batch.
         SystemExit: stopped by a signal.
     """
     training, validation = split(samples, validation_share)
@@ -151,12 +161,39 @@ def fit(
             print(text, file=sys.stderr, flush=True)
         raise SystemExit(STOPPED)
 
+    def reproducible(step: int, part: str, found: tuple[float, float], random: Tensor, batch: dict[str, Any]) -> str:
+        """Leave a reproducer; what the error says of it."""
+        path = progress / reproducer.NAME
+        told = {"stage": "", "settings": "", "code": "", "network": {}, **(made_by or {})}
+        machine = str(here) if here.type == "cpu" else torch.cuda.get_device_name(here)
+        content = {
+            **told, "step": step, "part": part, "precision": precision, "ranks": ranks.count(), "device": machine,
+            "threads": torch.get_num_threads(), "loss": found[0], "gradient_norm": found[1], "random": random,
+            "model": {name: value.cpu().contiguous() for name, value in network.state_dict().items()}, "batch": batch,
+        }  # fmt: skip
+        try:
+            reproducer.save(path, content)
+        except OSError as error:
+            return f"no reproducer could be written ({path}: {error.strerror})"
+        return f"`kdmvs replay {path}` shows it again"
+
+    def refuse_validation(step: int) -> Callable[[Sample, float], NoReturn]:
+        def refuse(batch: Sample, found: float) -> NoReturn:
+            again = reproducible(step, "validation", (found, 0.0), torch.get_rng_state(), reproducer.packed(batch))
+            raise TrainingError(
+                f"{label}: expected a finite loss in the validation at step {step}, found {found} on "
+                f"{', '.join(batch.group.name)}; {again}; lower optimiser.learning_rate or look at these views"
+            )
+
+        return refuse
+
     def validate(step: int) -> dict[str, float]:
         if not validation:
             return {}
         terms = mean_loss(
-            network, validation_loss or loss, samples, validation, schedule.batch, precision, stopping=asked
-        )
+            network, validation_loss or loss, samples, validation, schedule.batch, precision, stopping=asked,
+            refuse=refuse_validation(step),
+        )  # fmt: skip
         network.train()
         if terms is None:
             stop(step)
@@ -181,8 +218,10 @@ def fit(
         started = saved = time.monotonic()
         network.train()
         window: list[float] = []
+        empty = ranks.from_first(0 if log is None else log.count(VALID, 0.0))
         batches, waited, begun = Batches(loader), 0.0, time.perf_counter()
         for step, batch in enumerate(batches, start=first):
+            random = torch.get_rng_state()
             batch = batch.to(here)
             for parameters in optimiser.param_groups:
                 parameters["lr"] = schedule.rate(step)
@@ -198,14 +237,22 @@ def fit(
             if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
                 found = ranks.gathered((float(terms["loss"].detach()), list(batch.group.name)))
                 at_fault = [item for item in found if not math.isfinite(item[0])] or found
+                whole = reproducer.joined(ranks.gathered(reproducer.packed(batch)))
+                again = reproducible(step, "training", (values["loss"], norm), random, whole) if writes else ""
                 raise TrainingError(
                     f"{label}: expected a finite loss at step {step}, found loss {values['loss']} and gradient norm "
-                    f"{norm} on {', '.join(name for _, names in at_fault for name in names)}; lower "
-                    "optimiser.learning_rate or look at these views"
+                    f"{norm} on {', '.join(name for _, names in at_fault for name in names)}; "
+                    f"{ranks.from_first(again)}; lower optimiser.learning_rate or look at these views"
                 )
             optimiser.step()
             done = step + 1
             window.append(values["loss"])
+            if any(values.get(name) == 0 for name in VALID):
+                empty += 1
+                if empty <= NAMED:
+                    names = ", ".join(name for part in ranks.gathered(list(batch.group.name)) for name in part)
+                    if writes:
+                        print(f"{label}: step {step}: no valid pixel in {names}", file=sys.stderr, flush=True)
             if log is not None:
                 rates = {"learning_rate": schedule.rate(step), "gradient_norm": norm}
                 log.write(done, step // schedule.steps_per_epoch, "training", {**rates, **values})
@@ -230,16 +277,25 @@ def fit(
                         f"{label}: epoch {done // schedule.steps_per_epoch}/{schedule.epochs}  "
                         f"loss {sum(window) / len(window):.4f}"
                         + (f"  validation {held['loss']:.4f}" if held else "")
-                        + f"  {rate:.2f} steps/s, {waiting:.1%} waiting for samples  ends {ends}",
+                        + f"  {rate:.2f} steps/s, {waiting:.1%} waiting for samples"
+                        + (f", {empty} batches without a valid pixel" if empty else "")
+                        + f"  ends {ends}",
                         file=sys.stderr,
                         flush=True,
                     )
                 window, waited, begun = [], batches.waited_s, time.perf_counter()
     if log is not None:
         log.close()
+        if empty:
+            print(
+                f"{label}: {empty} of {schedule.steps} batches had no valid pixel and taught nothing; metrics.csv says "
+                f"0 of them under {' or '.join(VALID)}",
+                flush=True,
+            )
     return {
         "step": schedule.steps,
         "epoch": schedule.epochs,
+        "empty_batches": empty,
         "model": {name: value.cpu().contiguous() for name, value in network.state_dict().items()},
     }
 
@@ -311,10 +367,12 @@ def mean_loss(
     batch_size: int,
     precision: str,
     stopping: Callable[[], bool] = lambda: False,
+    refuse: Callable[[Sample, float], NoReturn] | None = None,
 ) -> dict[str, float] | None:
     """Means of a loss and its terms over some samples, the network in evaluation mode; None where it was stopped.
 
-    Whole batches are dealt out to the ranks, so that the means are those of one process, digit for digit.
+    Whole batches are dealt out to the ranks, so that the means are those of one process, digit for digit. `refuse` is
+    called with a batch whose loss is not finite.
     """
     here = device.choose()
     network.eval()
@@ -337,7 +395,10 @@ def mean_loss(
             with device.autocast(precision, here):
                 levels = network(batch.group)
             size = len(batch.group.name)
-            found.append((k, {name: float(term) * size for name, term in loss(levels, batch).items()}))
+            terms = {name: float(term) for name, term in loss(levels, batch).items()}
+            if refuse is not None and not math.isfinite(terms["loss"]):
+                refuse(batch, terms["loss"])
+            found.append((k, {name: term * size for name, term in terms.items()}))
             if stopping():
                 stopped = True
                 break

@@ -72,6 +72,14 @@ def test_points_are_drawn_at_the_pixels_that_geometry_gives() -> None:
     torch.testing.assert_close(depth[v, u].double(), z[0, which], rtol=1e-6, atol=0)
 
 
+def test_points_that_are_projected_a_few_at_a_time_give_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(1000, 3, generator=torch.Generator().manual_seed(1)) * 40
+    whole = nearest_points(points, camera(1), SIZE, 2.0)
+    monkeypatch.setattr("kdmvs.figures.rendering.POINTS_AT_ONCE", 130)
+    parts = nearest_points(points, camera(1), SIZE, 2.0)
+    assert (whole[0] > 500).any() and all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
 def test_points_behind_the_camera_are_not_drawn() -> None:
     point, depth = nearest_points(along_ray(camera(0), 40, 30, -500.0), camera(0), SIZE, 3.0)
     assert (point == -1).all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdmvs import ranks, training
+from kdmvs import ranks, reproducer, training
 from kdmvs.errors import RankError, TrainingError
 from kdmvs.losses.distillation import symmetric_divergence
 from kdmvs.losses.reconstruction import edge_aware_roughness, over_valid
@@ -216,12 +216,15 @@ def test_a_training_begun_on_one_rank_goes_on_with_two_and_the_other_way_round(t
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_the_names_of_its_samples(toys):
-    _, _, two = toys
+    folder, _, two = toys
     of_rank = [[Pictures().name(i % 24) for i in list(Stream(24, 3, 0, 3, 7, r, 2))[2]] for r in range(2)]
     assert two[0]["loss"] == two[1]["loss"]
-    assert f"step 2, found loss nan and gradient norm nan on {of_rank[1][0]}; lower" in two[0]["loss"]
+    assert f"step 2, found loss nan and gradient norm nan on {of_rank[1][0]}; `kdmvs replay " in two[0]["loss"]
     assert two[0]["gradient"] == two[1]["gradient"]
-    assert f"on {', '.join([*of_rank[0], *of_rank[1]])}; lower" in two[0]["gradient"]
+    assert f"on {', '.join([*of_rank[0], *of_rank[1]])}; `kdmvs replay " in two[0]["gradient"]
+    kept = reproducer.read(folder / "loss" / reproducer.NAME)  # of both ranks' samples, in the order of the batch
+    whole = [Pictures().name(i % 24) for i in list(Stream(24, 3, 0, 3, 7))[2]]
+    assert (kept["batch"]["names"], kept["ranks"], kept["step"]) == (whole, 2, 2)
 
 
 def test_more_ranks_than_samples_in_a_batch_are_refused_and_it_is_said_what_to_do(toys):

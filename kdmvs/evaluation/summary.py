@@ -17,6 +17,9 @@ LEADING = (
 )
 """Columns that every table has and that come first; the others follow in the order of the files."""
 
+COUNTS = ("views", "views_without_neighbours", "views_without_depth")
+"""Columns that are summed over the scans: what no mean should hide."""
+
 PER_IMAGE, IMAGES = re.compile(r"epe_steps|e[\d.]+_percent"), "epe_images"
 """Columns that are means over a scan's images, and the one with their number."""
 
@@ -25,7 +28,7 @@ def per_scan(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> pd.DataFra
     """One row per model and scan, from (model, content of an evaluation file); empty cells where there is no truth."""
     rows = []
     for model, content in evaluations:
-        scores = {**(content["cloud"] or {}), **(content["depth"] or {})}
+        scores = {**(content["cloud"] or {}), **(content["depth"] or {}), **content.get("counts", {})}
         numbers = {name: value for name, value in scores.items() if not isinstance(value, str)}
         rows.append({"model": model, "scan": content["scan"], **numbers})
     rows.sort(key=lambda row: (model_order(row["model"]), row["scan"]))
@@ -42,7 +45,8 @@ def per_scan(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> pd.DataFra
 def per_model(scans: pd.DataFrame) -> pd.DataFrame:
     """One row per model: the number of scans, and the mean over those of them that have a value.
 
-    Darmon's errors are means over images: a scan counts as often as it has images. Their numbers are the scans' sum.
+    Darmon's errors are means over images: a scan counts as often as it has images. Their numbers, and those of views
+    (`COUNTS`), are the scans' sum.
     """
     numeric = list(scans.columns.drop(["model", "scan"]))
     groups = scans.groupby("model", sort=False)
@@ -55,6 +59,8 @@ def per_model(scans: pd.DataFrame) -> pd.DataFrame:
             means[column] = total / counted.groupby(scans["model"], sort=False).sum(min_count=1)
         for column in (IMAGES, "epe_skipped"):
             means[column] = groups[column].sum()
+    for column in [name for name in COUNTS if name in scans]:
+        means[column] = groups[column].sum()
     means.insert(0, "scans", groups.size())
     return means.reset_index()
 

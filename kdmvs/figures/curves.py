@@ -19,7 +19,7 @@ PANEL = (3.3, 2.3)
 """Width and height of a panel, in inches; so are the spaces left of and above it."""
 LEFT, ABOVE = 0.7, 0.85
 NOT_TERMS = ("step", "epoch", "split", "learning_rate", "gradient_norm", "loss")
-LEGEND = {"labelled": "labelled (share of pixels)"}
+LEGEND = {"labelled": "labelled (share of pixels)", "seen": "seen by a source (share of pixels)"}
 """What is written down beside the terms and is none."""
 SMOOTHED_OVER = 30
 """The thick line is a mean over one thirtieth of a training's steps, at least over 5."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from kdmvs.geometry import project
 from kdmvs.types import Camera, PointCloud
 
+POINTS_AT_ONCE = 1 << 22
+"""Points projected together: some 130 bytes each while they are."""
 NOTHING = torch.iinfo(torch.int64).max
 SAMPLE = 100_000
 """Points looked at where a statistic of the cloud is enough."""
@@ -99,15 +101,18 @@ def nearest_points(
     """
     height, width = size
     reach = math.floor(radius_px)
-    pixels, z = (values[0] for values in project(points.double()[None], camera.to(points.device)))
-    u, v = (pixels.round().long() + reach).unbind(-1)
     rows, columns = height + 2 * reach, width + 2 * reach
-    # Points behind the camera are projected far outside the picture.
-    seen = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
-    # The bits of positive floats ascend with their values, so depth and point travel in one integer.
-    keys = (z[seen].float().view(torch.int32).long() << 32) | torch.nonzero(seen)[:, 0]
     buffer = torch.full((rows * columns,), NOTHING, dtype=torch.int64, device=points.device)
-    buffer = buffer.scatter_reduce(0, v[seen] * columns + u[seen], keys, "amin").reshape(rows, columns)
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        some = points[start : start + POINTS_AT_ONCE].double()
+        pixels, z = (values[0] for values in project(some[None], camera.to(points.device)))
+        u, v = (pixels.round().long() + reach).unbind(-1)
+        # Points behind the camera are projected far outside the picture.
+        seen = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
+        # The bits of positive floats ascend with their values, so depth and point travel in one integer.
+        keys = (z[seen].float().view(torch.int32).long() << 32) | (torch.nonzero(seen)[:, 0] + start)
+        buffer = buffer.scatter_reduce(0, v[seen] * columns + u[seen], keys, "amin")
+    buffer = buffer.reshape(rows, columns)
     own = buffer[reach : reach + height, reach : reach + width]
     best = _least_in_discs(buffer, size, radius_px)
     best = torch.where(_depth_of(own) <= SAME_SURFACE * _depth_of(best), own, best)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float64
-from plyfile import PlyData, PlyParseError
+from plyfile import PlyData, PlyElement, PlyParseError
 
 from kdmvs.errors import FormatError
 from kdmvs.formats import seal
@@ -34,6 +34,70 @@ MOST_DIGITS = 15
 """Of the number of points."""
 
 
+def _opened(path: Path) -> PlyData:
+    """The parsed header, the vertices of a binary file mapped and not read.
+
+    Raises:
+        FormatError: no such file, not what was written (`formats.seal`), no PLY, or truncated.
+    """
+    try:
+        seal.check(path, "write it again")
+        _check_header(path)
+        with np.errstate(over="ignore"):  # as in `_columns`
+            return PlyData.read(str(path), mmap="c")
+    except OSError as error:
+        raise FormatError(f"{path}: expected a PLY file, found {error.strerror or error}") from None
+    except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
+        reason = shown(" ".join(str(error).split()), 200)
+        raise FormatError(
+            f"{path}: expected a PLY file that holds what its header promises, found {path.stat().st_size} bytes "
+            f"({reason}); the file is truncated or damaged, write it again"
+        ) from None
+
+
+def _vertices(path: Path, data: PlyData) -> PlyElement:
+    """The element of the points.
+
+    Raises:
+        FormatError: there is none, or it lacks x, y, z.
+    """
+    vertices = next((element for element in data.elements if element.name == "vertex"), None)
+    names = () if vertices is None else vertices.data.dtype.names
+    if vertices is None or not set(POSITION) <= set(names):
+        found = "no element `vertex`" if vertices is None else f"properties {', '.join(names)}"
+        raise FormatError(f"{path}: expected vertices with x, y, z, found {found}")
+    return vertices
+
+
+def count_points(path: Path) -> int:
+    """How many points a file holds; of a binary one nothing but the header is kept in memory.
+
+    Raises:
+        FormatError: as `read_ply`, but for coordinates that are not finite (`check_finite`).
+    """
+    return len(_vertices(path, _opened(path)).data)
+
+
+def check_finite(path: Path) -> int:
+    """How many points a file holds, looked at a few at a time.
+
+    Raises:
+        FormatError: as `read_ply`.
+    """
+    table, bad = _vertices(path, _opened(path)).data, 0
+    for start in range(0, len(table), POINTS_AT_ONCE):
+        bad += int(
+            (~np.isfinite(_columns(table[start : start + POINTS_AT_ONCE], POSITION, np.float32)).all(axis=1)).sum()
+        )
+    _refuse_infinite(path, bad)
+    return len(table)
+
+
+def _refuse_infinite(path: Path, count: int) -> None:
+    if count:
+        raise FormatError(f"{path}: expected finite coordinates, found {count} points that are not; remove them")
+
+
 def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> PointCloud:
     """Read the vertices of a PLY file, with normals and 8-bit colours where it has them.
 
@@ -44,31 +108,14 @@ def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> Poi
         FormatError: no such file, not what was written (`formats.seal`), no PLY, truncated, without x, y, z, or with
             coordinates that are not finite.
     """
-    try:
-        seal.check(path, "write it again")
-        _check_header(path)
-        with np.errstate(over="ignore"):  # as in `_columns`
-            data = PlyData.read(str(path), mmap="c")
-    except OSError as error:
-        raise FormatError(f"{path}: expected a PLY file, found {error.strerror or error}") from None
-    except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
-        reason = shown(" ".join(str(error).split()), 200)
-        raise FormatError(
-            f"{path}: expected a PLY file that holds what its header promises, found {path.stat().st_size} bytes "
-            f"({reason}); the file is truncated or damaged, write it again"
-        ) from None
-    vertices = next((element for element in data.elements if element.name == "vertex"), None)
-    names = () if vertices is None else vertices.data.dtype.names
-    if vertices is None or not set(POSITION) <= set(names):
-        found = "no element `vertex`" if vertices is None else f"properties {', '.join(names)}"
-        raise FormatError(f"{path}: expected vertices with x, y, z, found {found}")
+    vertices = _vertices(path, _opened(path))
+    names = vertices.data.dtype.names
     if origin is None:
         points = _columns(vertices.data, POSITION, np.float32)
     else:
         points = (_columns(vertices.data, POSITION, np.float64) - origin).astype(np.float32)
     if not np.isfinite(points).all():
-        count = int((~np.isfinite(points).all(axis=1)).sum())
-        raise FormatError(f"{path}: expected finite coordinates, found {count} points that are not; remove them")
+        _refuse_infinite(path, int((~np.isfinite(points).all(axis=1)).sum()))
     normals = _columns(vertices.data, NORMAL, np.float32) if set(NORMAL) <= set(names) else None
     colored = set(COLOR) <= set(names) and all(vertices.data.dtype[name] == np.uint8 for name in COLOR)
     colors = _columns(vertices.data, COLOR, np.uint8) if colored else None

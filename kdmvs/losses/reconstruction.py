@@ -41,7 +41,8 @@ def reconstruction_loss(
     A distance is the mean absolute difference over channels, so that levels of different width weigh the same. Each
     source counts where it sees the pixel; with `best_sources` = k only the k sources whose weighted error is least
     count at a pixel (ranked on every level anew). With `feature_gradient` false the features are constants of the
-    featuremetric term and only the depth follows it. No valid pixel gives zero.
+    featuremetric term and only the depth follows it. No valid pixel gives zero. `seen` is the share of finest pixels
+    inside the mask that some source counts at.
 
     `external` are features of all views by stride, a pixel (u, v) of stride s on the image's (s u, s v). A level takes
     those of its own stride, else the finest: with strides 2 and 4 of ResNet-18, CasMVSNet's levels take 4, 2, 2. The
@@ -98,6 +99,7 @@ def reconstruction_loss(
             rough = edge_aware_roughness(depth, images[:, 0], None if masks is None else masks[:, 0])
             totals["smoothness"] = totals.get("smoothness", depth.new_zeros(())) + rough
             totals["loss"] = totals["loss"] + smoothness_weight * rough
+        totals["seen"] = share_of_valid(counts, None if masks is None else masks[:, 0])
     return totals
 
 
@@ -150,6 +152,12 @@ def over_valid(term: Float[Tensor, "b s h w"], counts: Bool[Tensor, "b s h w"]) 
     """Sum over the sources that count, mean over the pixels where any does (1/|V| of eq. 3); zero if there is none."""
     valid = ranks.total(counts.any(dim=1).sum())
     return (term * counts).sum() / valid.clamp(min=1)
+
+
+def share_of_valid(counts: Bool[Tensor, "b s h w"], mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, ""]:
+    """The share of pixels (inside the mask) at which any source counts; this rank's part of that of all ranks."""
+    every = counts[:, 0].new_ones(counts[:, 0].shape) if mask is None else mask
+    return counts.any(dim=1).sum() / ranks.total(every.sum()).clamp(min=1)
 
 
 def least(error: Float[Tensor, "b s h w"], seen: Bool[Tensor, "b s h w"], count: int) -> Bool[Tensor, "b s h w"]:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from kdmvs import ranks
 from kdmvs.geometry import inside, reproject, sample
-from kdmvs.losses.reconstruction import all_used, colours, least
+from kdmvs.losses.reconstruction import all_used, colours, least, share_of_valid
 from kdmvs.types import LevelOutput, ReadOut, ViewGroup
 
 SSIM_SOURCES = 2
@@ -57,6 +57,7 @@ def released_loss(
 ) -> dict[str, Tensor]:
     """`loss` and its terms, each a scalar; the loss is the sum of the terms by their weights.
 
+    `seen` is no term but the share of finest pixels inside the mask that a source sees.
     Without a log variance in the levels s is 0 and has no term. With several ranks a term is this rank's part of the
     mean over all ranks' samples.
     """
@@ -113,7 +114,7 @@ def released_loss(
     totals = {name: share * value for name, value in totals.items()}
     loss = sum(weights[name] * value for name, value in totals.items())
     assert isinstance(loss, Tensor)
-    return {"loss": loss, **totals}
+    return {"loss": loss, **totals, "seen": share_of_valid(sees, None if masks is None else masks[:, 0])}
 
 
 def view_error(

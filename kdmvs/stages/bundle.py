@@ -24,7 +24,7 @@ def run(settings: BundleSettings, scan: list[Path], cloud: list[Path], out: Path
     from kdmvs.exchange.prepared import Prepared
     from kdmvs.exchange.tanks_bundle import poses_of, write_md5_list
     from kdmvs.formats.atomic import unfinished
-    from kdmvs.formats.ply import read_ply
+    from kdmvs.formats.ply import check_finite
     from kdmvs.formats.trajectory import write_trajectory
 
     check_parallel(scan=scan, cloud=cloud)
@@ -39,7 +39,7 @@ def run(settings: BundleSettings, scan: list[Path], cloud: list[Path], out: Path
     staging.mkdir()
     try:
         for each, path in zip(opened, cloud, strict=True):
-            points = len(read_ply(path).points)
+            points = check_finite(path)
             if not points:
                 raise DataError(f"{path}: expected a cloud with points, found none")
             copy_ply(path, staging / f"{each.name}.ply")

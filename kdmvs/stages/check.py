@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdmvs.config import ConsistencySettings
 from kdmvs.flow import ahead, behind
-from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.inputs import check_parallel, open_views_of, say_views
 from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
     """Write valid, votes and the moments of the agreeing depths; a view without neighbours validates nothing.
 
     A view is asked about by its best `sources` neighbours, or by all it has where they are fewer. Without
-    `least_votes` all that are asked must agree; with it, a view of fewer neighbours validates nothing.
+    `least_votes` all that are asked must agree; with it, a view of fewer neighbours validates nothing. The log and the
+    file's attributes count the views without neighbours, without any agreement, and without a validated pixel.
     """
     from functools import lru_cache
 
@@ -29,7 +30,7 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
     from numpy import count_nonzero
     from tqdm import tqdm
 
-    from kdmvs import device, storage
+    from kdmvs import device, memory, storage
     from kdmvs.consistency import count_votes, validated
     from kdmvs.scans import Scan
 
@@ -39,8 +40,11 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
     for k in unkept("check", settings.canonical(), made_from, [[path] for path in out]):
         scan_path, depth_path, out_path = scan[k], depth[k], out[k]
         opened = Scan.open(scan_path)
-        attributes = storage.attributes_of(settings, opened.name, "kdmvs.stages.check")
+        need = memory.map_bytes(min(len(opened), KEPT_VIEWS) + 4, opened.size)
+        device.require(f"check {opened.name}", need, "the maps that are kept", memory.advice("check"), here)
+        attributes: dict[str, Any] = {**storage.attributes_of(settings, opened.name, "kdmvs.stages.check")}
         confident, agreeing, kept = 0, 0, 0
+        alone, unsupported, empty = [], [], []
         with (
             open_views_of(depth_path, opened, kind="depth") as maps,
             storage.create(
@@ -72,7 +76,14 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
                 agree = votes >= max(1, needed)
                 confident += int(count_nonzero((confidence > settings.confidence).cpu().numpy()))
                 agreeing += int(count_nonzero(agree.cpu().numpy()))
-                kept += int(count_nonzero(valid.cpu().numpy()))
+                found = int(count_nonzero(valid.cpu().numpy()))
+                kept += found
+                if not sources:
+                    alone.append(i)
+                elif not bool(votes.any()):
+                    unsupported.append(i)
+                if not found:
+                    empty.append(i)
                 write(
                     i,
                     valid=valid.cpu().numpy(),
@@ -80,8 +91,22 @@ def run(settings: ConsistencySettings, scan: list[Path], depth: list[Path], out:
                     first=first.cpu().numpy(),
                     second=second.cpu().numpy(),
                 )
+            attributes |= {
+                "views_without_neighbours": len(alone),
+                "views_without_agreement": len(unsupported),
+                "views_without_validated": len(empty),
+            }
         pixels = len(opened) * opened.size[0] * opened.size[1]
         print(
             f"check {opened.name}: {kept / pixels:.1%} of {pixels} pixels validated "
             f"({confident / pixels:.1%} confident, {agreeing / pixels:.1%} in agreement) -> {out_path}"
         )
+        say_views(f"check {opened.name}", len(opened), "without a neighbour in pair.txt", alone)
+        say_views(f"check {opened.name}", len(opened), "without a pixel that any source agrees with", unsupported)
+        if not kept:
+            print(
+                f"check {opened.name}: NOTHING was validated, so that this scan teaches no student; lower "
+                "consistency.confidence or least_votes, or raise reprojection_px or relative_depth_error"
+            )
+        else:
+            say_views(f"check {opened.name}", len(opened), "without a validated pixel", empty)

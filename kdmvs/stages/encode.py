@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdmvs.config import EncodingSettings
 from kdmvs.flow import ahead, behind
-from kdmvs.stages.inputs import check_parallel, check_same, describe
+from kdmvs.stages.inputs import check_parallel, check_same, describe, say_views
 from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], ou
         ):
             check_same(agreement_path, describe(found), describe(maps))
             name = str(maps.attributes["scan"])
-            attributes = storage.attributes_of(settings, name, "kdmvs.stages.encode") | {
+            attributes: dict[str, Any] = storage.attributes_of(settings, name, "kdmvs.stages.encode") | {
                 f"{kind}_{key}": source.attributes[key]
                 for kind, source in (("depth", maps), ("agreement", found))
                 for key in ("settings", "code")
             }
-            labelled = 0
+            labelled, empty = 0, []
 
             def read(i: int, maps: ViewsFile = maps, found: ViewsFile = found) -> list[torch.Tensor]:
                 kept = [found.read(key, i) for key in ("votes", "first", "second", "valid")]
@@ -52,8 +52,13 @@ def run(settings: EncodingSettings, depth: list[Path], agreement: list[Path], ou
                 views = tqdm(range(maps.views), desc=f"encode {name}", unit="view", disable=None)
                 for i, (own, votes, first, second, valid) in ahead(read, views):
                     label = fit(own, votes, first, second, valid, settings.relative_variance_floor)
-                    labelled += int(label.valid.sum())
+                    found_here = int(label.valid.sum())
+                    labelled += found_here
+                    if not found_here:
+                        empty.append(i)
                     maps_of = {"mean": label.mean, "variance": label.variance, "valid": label.valid}
                     maps_of["votes"] = torch.where(valid, votes, 0)
                     write(i, **{name: values.numpy() for name, values in maps_of.items()})
+                attributes |= {"labelled_pixels": labelled, "views_without_label": len(empty)}
         print(f"encode {name}: {labelled} labelled pixels in {maps.views} views -> {out_path}")
+        say_views(f"encode {name}", maps.views, "without a labelled pixel, left out by the student", empty)

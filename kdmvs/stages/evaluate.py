@@ -30,9 +30,10 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
     """
     import json
 
-    from kdmvs import storage
+    from kdmvs import memory, storage
     from kdmvs.formats import seal
     from kdmvs.formats.atomic import replacing
+    from kdmvs.formats.ply import count_points
     from kdmvs.scans import Scan
 
     check_parallel(scan=scan, depth=depth, cloud=cloud, out=out)
@@ -41,6 +42,10 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
         scan_path, depth_path, cloud_path, out_path = scan[k], depth[k], cloud[k], out[k]
         opened = Scan.open(scan_path)
         provenance = storage.attributes_of(settings, opened.name, "kdmvs.stages.evaluate")
+        points = count_points(cloud_path)
+        work = "thinned" if settings.protocol in ("plain", "dtu") else "scored"
+        what = f"a cloud of {points} points"
+        memory.require(f"evaluate {opened.name}", memory.cloud_bytes(points, work), what, memory.advice("evaluate"))
         cloud_score = score_cloud(settings, opened, cloud_path)
         depth_score = score_depth(settings, opened, depth_path)
         scores = {
@@ -51,6 +56,7 @@ def run(settings: EvaluationSettings, scan: list[Path], depth: list[Path], cloud
             "code": provenance["code"],
             "cloud": cloud_score,
             "depth": depth_score,
+            "counts": counts_of(opened, depth_path),
         }
         with replacing(out_path, sealed=True) as part:
             part.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
@@ -221,6 +227,18 @@ def truth_of(scan: Scan, protocol: str, names: Mapping[str, str]) -> dict[str, P
             "protocol"
         )
     return {name: path for name, path in found.items() if path is not None}
+
+
+def counts_of(scan: Scan, path: Path) -> dict[str, int]:
+    """How many views the scan has, without a neighbour, and without one known depth.
+
+    Raises:
+        FormatError: the depth maps cannot be read.
+    """
+    with open_views_of(path, scan, kind="depth") as maps:
+        unknown = sum(not maps.read("depth", i).any() for i in range(len(scan)))
+    alone = sum(not scan.neighbours(i) for i in range(len(scan)))
+    return {"views": len(scan), "views_without_neighbours": alone, "views_without_depth": int(unknown)}
 
 
 def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | None, str | None]:

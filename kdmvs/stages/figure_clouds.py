@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
+from kdmvs.stages.inputs import require_clouds
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -45,6 +46,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
     if len(model) != len(cloud):
         raise SettingsError(f"expected one cloud per model, found --model {len(model)}, --cloud {len(cloud)}")
     opened = Scan.open(scan)
+    require_clouds(f"{figure} {opened.name}", "figure_clouds", cloud)
     clouds = [read_ply(path, opened.origin) for path in cloud]
     if not any(len(it.points) for it in clouds):
         raise DataError(f"scan {opened.name}: expected fused points, found none in {', '.join(map(str, cloud))}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
-from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.inputs import check_parallel, open_views_of, require_clouds
 from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     from kdmvs.figures.clouds import CloudPictures
     from kdmvs.formats.ply import read_ply
 
+    require_clouds(f"figures {scan.name}", "figures", paths)
     named = [(name, read_ply(path, scan.origin)) for name, path in zip(model, paths, strict=True)]
     reference = scan.reference_cloud()
     if reference is not None:

@@ -18,7 +18,7 @@ from kdmvs.stages.keeping import second_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdmvs.scans import Sample
+    from kdmvs.scans import Sample, Scan
 
     Loss = Callable[[Any, Sample], dict[str, Tensor]]
 
@@ -108,11 +108,16 @@ def train(
         if speaks:
             if samples.left_out:
                 print(f"{name}: {samples.left_out} samples left out (without neighbours or without a labelled pixel)")
+            if empty := samples.empty_scans():
+                print(
+                    f"{name}: {len(empty)} of {len(scan)} scans teach nothing, having no other sample: {listed(empty)}"
+                )
             shared = f" on {ranks.count()} ranks" if ranks.count() > 1 else ""
             steps = f"{schedule.steps} steps of {schedule.batch}{shared}"
             print(f"{name}: {len(samples)} samples of {len(scan)} scans, {steps}", flush=True)
             for line in (*says, *begun):
                 print(f"{name}: {line}", flush=True)
+        check_memory(name, settings, samples.scans)
         content = fit(
             network,
             loss,
@@ -122,13 +127,50 @@ def train(
             validation_share=chosen.validation_share,
             validation_loss=validation_loss,
             label=name,
+            made_by={"stage": stage, "settings": settings.canonical(), "code": digest, "network": description},
         )
         if not speaks:
             return
-        provenance = {"network": description, "settings": settings.canonical(), "code": digest, "resume_key": key}
+        provenance: dict[str, Any] = {
+            "network": description,
+            "settings": settings.canonical(),
+            "code": digest,
+            "resume_key": key,
+        }
+        provenance |= {
+            "samples": len(samples),
+            "samples_left_out": samples.left_out,
+            "empty_scans": samples.empty_scans(),
+        }
         checkpoints.save(root / key / FINISHED, {**content, **provenance})
         give(root / key, out, metrics)
         tidy(root, key)
+
+
+def check_memory(name: str, settings: TeacherSettings | StudentSettings, scans: Sequence[Scan]) -> None:
+    """Refuse a training whose steps cannot fit the device, before the first of them.
+
+    Raises:
+        MachineError: the least that a step holds is more than there is.
+    """
+    from kdmvs import device, memory, ranks
+
+    chosen, views, here = settings.optimiser, settings.sources.views, device.choose()
+    image = chosen.crop or max((scan.size for scan in scans), key=lambda size: size[0] * size[1])
+    batch = chosen.batch if here.type == "cpu" else -(-chosen.batch // ranks.count())
+    network = settings.network.model_dump()
+    need = memory.network_bytes(network, batch, views, image, training=True)
+    if need is None:
+        return
+    half = here.type == "cuda" and chosen.precision != "float32"
+    what = f"steps of {batch} x {views} views of {image[0]} x {image[1]} ({network['name']})"
+    device.require(name, need / (2 if half else 1), what, memory.advice(name), here, ranks.count())
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def begin_with(network: nn.Module, description: dict[str, Any], path: Path) -> list[str]:

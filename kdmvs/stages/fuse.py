@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdmvs.config import FusionSettings
 from kdmvs.errors import DataError
-from kdmvs.stages.inputs import check_parallel, open_views_of
+from kdmvs.stages.inputs import check_parallel, open_views_of, say_views
 from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
     """
     from tqdm import tqdm
 
-    from kdmvs import device, storage
+    from kdmvs import device, memory, storage
     from kdmvs.formats.ply import writing_ply
     from kdmvs.fusion import fused
     from kdmvs.scans import Scan
@@ -41,6 +41,8 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
     for k in unkept("fuse", settings.canonical(), made_from, [[path] for path in out]):
         scan_path, depth_path, out_path = scan[k], depth[k], out[k]
         opened = Scan.open(scan_path)
+        need = memory.map_bytes(min(len(opened), KEPT_DEPTHS) + min(len(opened), KEPT_CONFIDENCES) + 3, opened.size)
+        device.require(f"fuse {opened.name}", need, "the maps that are kept", memory.advice("fuse"), here)
         made_by = storage.attributes_of(settings, opened.name, "kdmvs.stages.fuse")
         comments, points = [f"kdmvs {name} {value}" for name, value in made_by.items()], 0
         with (
@@ -50,12 +52,16 @@ def run(settings: FusionSettings, scan: list[Path], depth: list[Path], out: list
             views = views_of(opened, maps, here)
             references = tqdm(range(len(opened)), desc=f"fuse {opened.name}", unit="view", disable=None)
             try:
-                for part in fused(views, references, **settings.model_dump()):
+                empty: list[int] = []
+                for i, part in enumerate(fused(views, references, **settings.model_dump())):
                     append(part)
                     points += len(part.points)
+                    if not len(part.points):
+                        empty.append(i)
             except DataError as error:
                 raise DataError(f"scan {opened.name}, {depth_path}: {error}") from None
         print(f"fuse {opened.name}: {points} points -> {out_path}")
+        say_views(f"fuse {opened.name}", len(opened), "without a point", empty)
 
 
 def views_of(scan: Scan, maps: ViewsFile, device: torch.device) -> Views:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdmvs.config import InferenceSettings, NetworkSettings, parse
-from kdmvs.stages.inputs import check_parallel
+from kdmvs.stages.inputs import check_parallel, say_views
 from kdmvs.stages.keeping import unkept
 
 
@@ -17,7 +17,7 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     """
     from tqdm import tqdm
 
-    from kdmvs import checkpoints, device, storage
+    from kdmvs import checkpoints, device, memory, storage
     from kdmvs.inference import infer
     from kdmvs.networks.table import build
     from kdmvs.scans import Scan, collate_groups
@@ -35,7 +35,13 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
         scan_path, out_path = scan[k], out[k]
         opened = Scan.open(scan_path)
         attributes = storage.attributes_of(settings, opened.name, "kdmvs.stages.infer")
+        need = memory.network_bytes(described.model_dump(), 1, settings.views, opened.size, training=False)
+        if need is not None:
+            half = settings.precision != "float32"
+            what = f"{settings.views} views of {opened.size[0]} x {opened.size[1]} ({described.name})"
+            device.require(f"infer {opened.name}", need / (2 if half else 1), what, memory.advice("infer"), here)
         with storage.create(out_path, kind="depth", views=len(opened), size=opened.size, attributes=attributes) as file:
+            unknown: list[int] = []
             for i in tqdm(range(len(opened)), desc=f"infer {opened.name}", unit="view", disable=None):
                 if not opened.neighbours(i):
                     print(f"infer {opened.name}: view {i} has no neighbour in pair.txt; its depth stays unknown")
@@ -46,5 +52,8 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
                 group = collate_groups([opened.group(i, list(sources))]).to(here)
                 batch = infer(network, group, confidence=settings.confidence, precision=settings.precision)
                 found = opened.masked(i, DepthMap(batch.depth[0].cpu(), batch.confidence[0].cpu()))
+                if not bool((found.depth > 0).any()):
+                    unknown.append(i)
                 file.write(i, depth=found.depth.numpy(), confidence=found.confidence.numpy())
         print(f"infer {opened.name}: {len(opened)} views -> {out_path}")
+        say_views(f"infer {opened.name}", len(opened), "without one finite depth of a pixel inside the mask", unknown)

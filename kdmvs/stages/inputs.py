@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from kdmvs.scans import Scan
     from kdmvs.storage import ViewsFile
 
+NAMED = 10
+"""Views that a line of the log names."""
+
 
 def check_parallel(**lists: Sequence[object]) -> None:
     """Refuse options of which one lists more items than another.
@@ -59,3 +62,25 @@ def check_same(path: Path, found: tuple[str, int, tuple[int, int]], expected: tu
         raise DataError(
             f"{path}: expected maps of {text(*expected)}; found {text(*found)}; list scans and files in the same order"
         )
+
+
+def require_clouds(who: str, stage: str, paths: Sequence[Path]) -> None:
+    """Refuse to draw clouds whose points do not fit this job's memory together.
+
+    Raises:
+        MachineError: the least that they take is more than there is.
+        FormatError: a cloud that cannot be read.
+    """
+    from kdmvs import memory
+    from kdmvs.formats.ply import count_points
+
+    points = sum(count_points(path) for path in paths)
+    what = f"{len(paths)} clouds of {points} points together"
+    memory.require(who, memory.cloud_bytes(points, "drawn"), what, memory.advice(stage))
+
+
+def say_views(who: str, count: int, what: str, views: Sequence[int]) -> None:
+    """A line that counts some views of a scan and names the first of them; none where there are none."""
+    if views:
+        more = f" and {len(views) - NAMED} more" if len(views) > NAMED else ""
+        print(f"{who}: {len(views)} of {count} views {what}: {', '.join(map(str, views[:NAMED]))}{more}")

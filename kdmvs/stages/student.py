@@ -27,16 +27,10 @@ def run(settings: StudentSettings, scan: list[Path], label: list[Path] | None, o
 
     A student that learns measured depth wherever it is known takes no labels.
     """
-    from kdmvs.losses.reconstruction import photometric_error
     from kdmvs.stages.fitting import train
 
     check_labels(settings, label or [])
-    loss = loss_of(settings)
-
-    def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
-        seen = photometric_error(levels, sample.group, settings.network.read_out)
-        return {**loss(levels, sample), "photometric_all": seen}
-
+    loss, validation_loss = losses_of(settings)
     train(
         settings,
         stage="kdmvs.stages.student",
@@ -71,6 +65,19 @@ def check_labels(settings: StudentSettings, label: Sequence[Path]) -> None:
             f"student: expected no pseudo labels (supervision: depth measured, mask all), found {len(label)} that "
             "nothing would read; leave --label out"
         )
+
+
+def losses_of(settings: StudentSettings) -> tuple[Loss, Loss]:
+    """The losses of training and of validation, of levels and a sample."""
+    from kdmvs.losses.reconstruction import photometric_error
+
+    loss = loss_of(settings)
+
+    def validation_loss(levels: Sequence[LevelOutput], sample: Sample) -> dict[str, Tensor]:
+        seen = photometric_error(levels, sample.group, settings.network.read_out)
+        return {**loss(levels, sample), "photometric_all": seen}
+
+    return loss, validation_loss
 
 
 def loss_of(settings: StudentSettings) -> Loss:

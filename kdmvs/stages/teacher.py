@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kdmvs.scans import Sample
     from kdmvs.types import LevelOutput
 
+    Loss = Callable[[Sequence[LevelOutput], Sample], dict[str, Tensor]]
+
 EXTERNAL_STRIDES = (2, 4)
 """Levels of ResNet-18 that the loss takes: those of the cascade's own strides, as far as there are such."""
 
@@ -26,10 +28,36 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
 
     Validation says the loss that is trained, and `photometric_all`, the same for every model.
     """
+    from kdmvs.stages.fitting import train
+
+    loss, validation_loss = losses_of(settings)
+    train(
+        settings,
+        stage="kdmvs.stages.teacher",
+        scan=scan,
+        label=None,
+        loss=loss,
+        validation_loss=validation_loss,
+        out=out,
+        metrics=metrics,
+        says=[RANDOM.format(settings.optimiser.seed)] if is_random(settings) else [],
+    )
+
+
+def is_random(settings: TeacherSettings) -> bool:
+    """Whether the external features come from random weights."""
+    return bool(settings.loss.external_weight) and settings.loss.external_random
+
+
+def losses_of(settings: TeacherSettings) -> tuple[Loss, Loss]:
+    """The losses of training and of validation, of levels and a sample.
+
+    Raises:
+        FormatError, TrainingError: the weights of the external features, as `external_trunk`.
+    """
     from kdmvs.losses.reconstruction import photometric_error, reconstruction_loss
     from kdmvs.losses.released_reconstruction import released_loss
     from kdmvs.networks.resnet18 import features_of_views
-    from kdmvs.stages.fitting import train
 
     choices = {"read_out": settings.network.read_out, **arguments_of(settings.loss)}
     trunk = external_trunk(settings) if settings.loss.external_weight else None
@@ -49,17 +77,7 @@ def run(settings: TeacherSettings, scan: list[Path], out: Path, metrics: Path) -
         seen = photometric_error(levels, sample.group, settings.network.read_out)
         return {**loss(levels, sample), "photometric_all": seen}
 
-    train(
-        settings,
-        stage="kdmvs.stages.teacher",
-        scan=scan,
-        label=None,
-        loss=loss,
-        validation_loss=validation_loss,
-        out=out,
-        metrics=metrics,
-        says=[RANDOM.format(settings.optimiser.seed)] if trunk is not None and settings.loss.external_random else [],
-    )
+    return loss, validation_loss
 
 
 def arguments_of(loss: TeacherLossSettings) -> dict[str, Any]:

@@ -258,7 +258,8 @@ def test_a_padded_image_has_the_loss_of_the_image_without_padding(stride, rel):
     unaware = reconstruction_loss([certain(wrong[:, ::stride, ::stride])], replace(padded, masks=None), **settings)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=rel), name
-        assert unaware[name].item() != pytest.approx(value.item(), rel=0.05), name
+        if name != "seen":  # no term of the loss
+            assert unaware[name].item() != pytest.approx(value.item(), rel=0.05), name
 
 
 @pytest.mark.parametrize("settings", [{}, EVERY_TERM])

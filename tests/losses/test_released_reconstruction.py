@@ -129,7 +129,7 @@ def test_the_loss_is_the_sum_of_its_terms_by_their_weights():
     group, depth = plane_group()
     terms = released(cascade(group, depth), group)
     weights = {"photometric": 12, "featuremetric": 3, "ssim": 6, "smoothness": 0.18, "log_variance": 1.2}
-    assert terms.keys() == {"loss", *weights}
+    assert terms.keys() == {"loss", "seen", *weights}
     torch.testing.assert_close(terms["loss"], sum(weight * terms[name] for name, weight in weights.items()))
 
 

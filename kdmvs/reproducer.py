@@ -1,0 +1,127 @@
+"""The file that a training leaves of a step whose loss or gradient was not finite: all that this step was made of.
+
+Tensors and plain values alone, so that reading a stranger's runs no code (`kdmvs.checkpoints`). Photographs are kept as
+the bytes they were read from, so that a file is about as large as its batch's photographs, unpacked, and the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdmvs import checkpoints
+from kdmvs.errors import FormatError
+from kdmvs.scans import Sample
+from kdmvs.types import Camera, PseudoLabel, ViewGroup
+
+NAME = "not_finite.pt"
+"""In the folder of a training; the first one stays, however often the training is started again."""
+
+KEYS = (
+    "stage", "settings", "code", "network", "step", "part", "precision", "ranks", "threads", "device", "loss",
+    "gradient_norm", "random", "model", "batch",
+)  # fmt: skip
+"""What a file holds: where the step comes from, what was found, and what goes into it.
+
+`part` is "training" or "validation", `model` the network's entries. The running statistics of batch norm are those
+after the step's own forward pass: in training they are written and not read.
+"""
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file, unless there is one: a training that is started again ends in the same step.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.save(path, {key: content[key] for key in KEYS})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a file.
+
+    Raises:
+        FormatError: it is missing, damaged, or no such file.
+    """
+    content = checkpoints.read(path)
+    if missing := [key for key in KEYS if key not in content]:
+        raise FormatError(
+            f"{path}: expected what a training leaves of a step that was not finite ({NAME}), found no "
+            f"{', '.join(missing[:3])}; name the file that its message names"
+        )
+    return content
+
+
+def packed(sample: Sample) -> dict[str, Any]:
+    """A batch as tensors on the CPU and plain values."""
+    group, label = sample.group, sample.label
+    images = group.images.detach().cpu()
+    counted = (images * 255).round().clamp(0, 255).to(torch.uint8)
+    found: dict[str, Any] = {
+        "names": [group.name] if isinstance(group.name, str) else list(group.name),
+        # nan compares unequal to itself, so that photographs that are not finite stay as they are
+        "images": counted if torch.equal(counted.float() / 255, images) else images,
+        "K": group.cameras.K,
+        "cam_from_world": group.cameras.cam_from_world,
+        "depth_range": group.depth_range,
+        "masks": group.masks,
+        "source_depths": sample.source_depths,
+    }
+    if label is not None:
+        found["label"] = {name: getattr(label, name) for name in ("mean", "variance", "valid", "votes")}
+    return _each(found, lambda tensor: tensor.detach().cpu().contiguous())
+
+
+def unpacked(content: Mapping[str, Any]) -> Sample:
+    """The batch again, bit for bit."""
+    images, label = content["images"], content.get("label")
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    group = ViewGroup(
+        images,
+        Camera(content["K"], content["cam_from_world"]),
+        content["depth_range"],
+        tuple(content["names"]),
+        content["masks"],
+    )
+    return Sample(group, None if label is None else PseudoLabel(**label), content["source_depths"])
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The batch of all ranks from their parts, its samples in their order: rank r of n has the r-th, (r + n)-th, ..."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    total = sum(len(part["names"]) for part in parts)
+    places = [divmod(k, len(parts)) for k in range(total)]
+
+    def together(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], Mapping):
+            return {key: together([value[key] for value in values]) for key in values[0]}
+        if isinstance(values[0], list):
+            return [values[rank][k] for k, rank in places]
+        if any(value is None for value in values):
+            return None if all(value is None for value in values) else together(_without_gaps(values))
+        if len({value.dtype for value in values}) > 1:  # photographs as bytes beside others that are not
+            values = [value.float() / 255 if value.dtype == torch.uint8 else value for value in values]
+        return torch.stack([values[rank][k] for k, rank in places])
+
+    return {str(key): together([part.get(key) for part in parts]) for key in parts[0]}
+
+
+def _without_gaps(masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Masks of all ranks: a rank without one uses its views whole. Ranks differ by one sample at most."""
+    shape = next(mask.shape[1:] for mask in masks if mask is not None)
+    most = max(len(mask) for mask in masks if mask is not None) + 1
+    return [torch.ones(most, *shape, dtype=torch.bool) if mask is None else mask for mask in masks]
+
+
+def _each(values: Any, change: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _each(value, change) for key, value in values.items()}
+    return change(values) if torch.is_tensor(values) else values
