@@ -84,6 +84,6 @@ def test_a_manifest_that_names_truth_elsewhere_is_refused(tmp_path: Path, export
     manifest = read_manifest(path)
     elsewhere = ["../../etc/passwd", "/etc/passwd", "truth/../x", "truth/other.mat", "truth/plane.mat\n", 3, None]
     for truth in (*({"plane": path} for path in elsewhere), {"../x": "truth/../x"}, ["plane"], None):
-        path.write_text(json.dumps({**manifest, "truth": truth}))
+        path.write_text(json.dumps({**manifest, "seal": "", "truth": truth}))
         with pytest.raises(FormatError, match="missing or not as expected: truth; prepare the scan again"):
             read_manifest(path)

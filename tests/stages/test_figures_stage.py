@@ -137,16 +137,12 @@ def test_lists_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         figures.run(FigureSettings(), model=MODELS, **{**given, "clouds": []})
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("depth", "a depth file"), ("agreement", "an? agreement file"), ("cloud", "a PLY file")]
-)
-def test_a_file_that_cannot_be_read_names_itself_and_no_picture_appears(
-    tmp_path: Path, kind: str, expected: str
-) -> None:
+@pytest.mark.parametrize("kind", ["depth", "agreement", "cloud"])
+def test_a_file_that_cannot_be_read_names_itself_and_no_picture_appears(tmp_path: Path, kind: str) -> None:
     given = arguments(tmp_path, ["one"])
     path = given[kind][1]
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(FormatError, match=f"expected {expected}") as caught:
+    with pytest.raises(FormatError, match=r"expected the \d+ bytes that were written, found 500") as caught:
         figures.run(FigureSettings(views=1), model=MODELS, **given)
     assert one_line(caught.value).startswith(str(path))
     assert not given["out"][0].exists()

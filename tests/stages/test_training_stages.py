@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -30,8 +31,9 @@ from kdmvs.config import (
     TeacherSettings,
 )
 from kdmvs.errors import DataError
+from kdmvs.formats.csv_table import write_csv
 from kdmvs.scans import Sample, Scan
-from kdmvs.stages import infer, student, teacher
+from kdmvs.stages import fitting, infer, student, teacher
 from kdmvs.types import Camera, PseudoLabel, ViewGroup
 from tests.conftest import write_plane_scan
 from tests.forks import on_ranks
@@ -408,3 +410,15 @@ def test_a_depth_file_cut_short_is_refused_by_name(trained, scan, tmp_path):
     (tmp_path / "plane.h5").write_bytes(data[: len(data) // 2])
     with pytest.raises(FormatError, match=r"plane\.h5"), storage.open_views(tmp_path / "plane.h5", kind="depth"):
         pass
+
+
+@pytest.mark.parametrize("damaged", ["checkpoint.pt", "metrics.csv"])
+def test_a_finished_training_of_which_a_file_is_damaged_is_not_taken_for_finished(tmp_path, damaged):
+    folder = tmp_path / "teacher" / "checkpoint.pt.progress" / "key"
+    out, metrics = tmp_path / "teacher" / "checkpoint.pt", tmp_path / "teacher" / "metrics.csv"
+    checkpoints.save(folder / "checkpoint.pt", {"model": {}, "resume_key": "key"})
+    write_csv(folder / "metrics.csv", pd.DataFrame({"step": [1], "split": ["training"], "loss": [0.5]}))
+    assert fitting.is_finished(out, metrics, folder, tmp_path / "scans")
+    data = (folder / damaged).read_bytes()
+    (folder / damaged).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert not fitting.is_finished(out, metrics, folder, tmp_path / "scans")
