@@ -35,8 +35,10 @@ from kdmvs.scan_lists import expanded
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes, one file of choices each."""
 
-MOST_YAML, MOST_NODES, DEEPEST, MOST_MISTAKES = 1_000_000, 200_000, 32, 20
-"""Bytes of a file of settings; values in one, aliases written out; levels of nesting; mistakes that a message names."""
+MOST_YAML, MOST_NODES, DEEPEST = 1_000_000, 200_000, 32
+"""Bytes of a file of settings; values in one, aliases written out; levels of nesting."""
+MOST_MISTAKES, LONGEST_MESSAGE = 20, 3000
+"""Mistakes that a message names; its characters."""
 OPENING = (
     yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken,
 )  # fmt: skip
@@ -1556,7 +1558,7 @@ def read_yaml(path: Path, what: str) -> Any:
     except OSError as error:
         raise SettingsError(f"{path}: expected {what}, found {error.strerror}") from None
     except NO_YAML as error:
-        raise SettingsError(f"{path}: expected {what} (YAML), found {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path}: expected {what} (YAML), found {' '.join(str(error).split())[:300]}") from None
 
 
 def check_nodes(values: Any, where: str) -> None:
@@ -1588,7 +1590,7 @@ def parse(kind: type[S] | Any, values: Any, where: str) -> S:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         mistakes = "; ".join(_mistake(dict(mistake), values) for mistake in error.errors()[:MOST_MISTAKES])
-        mistakes = "".join(letter if letter.isprintable() else "?" for letter in mistakes)  # names are a user's
+        mistakes = "".join(letter if letter.isprintable() else "?" for letter in mistakes[:LONGEST_MESSAGE])
         raise SettingsError(f"{where}: {mistakes} (see config/README.md)") from None
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from kdmvs.errors import FormatError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.hdf5 import check_chunk, dataset_of
+from kdmvs.formats.hdf5 import check_attributes, check_chunk, dataset_of
 from kdmvs.formats.text import shown
 from kdmvs.provenance import code_digest
 
@@ -119,8 +119,9 @@ class ViewsFile:
         self.path = path
         try:
             summed = seal.check(path, AGAIN, whole_up_to=WHOLE_UP_TO)
+            check_attributes(path)
             self._file = h5py.File(path, "r")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             reason = "no such file" if not path.exists() else _first_reason(error)
             raise FormatError(f"{path}: expected a {kind} file (HDF5), found {reason}; make it again") from None
         try:

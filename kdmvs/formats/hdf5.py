@@ -8,7 +8,9 @@ what a dataset of ours may be: numbers that lie in the file itself, in chunks th
 from __future__ import annotations
 
 import os
+import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -22,8 +24,103 @@ KEPT = (SHUFFLE, FLETCHER32)
 """Filters that leave a chunk's size as it is, but for a checksum of 4 bytes."""
 PACKED = (DEFLATE, ZSTD)
 CHECKSUM_BYTES = 4
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK = struct.Struct("<8sB4xBB9xQ8xQ16xQ")
+"""Signature, version, bytes of offsets and lengths, base address, end of the file, the root's object header."""
+OBJECT_HEADER, MESSAGE = struct.Struct("<BxH4xI"), struct.Struct("<HH4x")
+HEAP, HEAP_OBJECT = struct.Struct("<4s4xQ"), struct.Struct("<H6xQ")
+IN_HEAP = struct.Struct("<IQI")
+"""A value of variable length: its length, its heap, its number there."""
+ATTRIBUTE, CONTINUATION, VARIABLE = 0x0C, 0x10, 9
+MOST_BLOCKS, MOST_HEADER, MOST_HEAP = 1000, 1 << 20, 1 << 26
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LONGEST_ZSTD_HEADER = 18
+
+
+def check_attributes(path: Path) -> None:
+    """Refuse a file whose heaps of attributes HDF5 2.0 would go through for ever, before HDF5 opens it.
+
+    Looks at the superblock, the root's object header and the heaps that its attributes name, as HDF5 1.8 and h5py by
+    default write them (version 0 of the superblock). Source: HDF5 File Format Specification 3.0, II.A, III.E, IV.A.1.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: no HDF5 file of that version, or one of its addresses and sizes leads out of its place.
+    """
+    with path.open("rb") as file:
+        try:
+            _Structure(file.fileno(), path.stat().st_size).check()
+        except struct.error:
+            raise ValueError("the end within an attribute") from None
+
+
+class _Structure:
+    """The parts of a file that lead to its attributes' texts."""
+
+    def __init__(self, file: int, size: int) -> None:
+        self.file, self.size = file, size
+
+    def check(self) -> None:
+        start = self._at(0, SUPERBLOCK.size)
+        signature, version, offsets, lengths, base, end, root = SUPERBLOCK.unpack(start)
+        if signature != SIGNATURE or version != 0 or (offsets, lengths, base) != (8, 8, 0):
+            raise ValueError("none, or one of another version than h5py writes by default")
+        if end > self.size:
+            raise ValueError(f"{self.size} bytes where {end} were written (truncated)")
+        for heap in sorted(set(self._heaps(root))):
+            self._check_heap(heap)
+
+    def _at(self, place: int, size: int) -> bytes:
+        if not (0 <= place <= self.size and 0 <= size <= self.size - place):
+            raise ValueError(f"{size} bytes at {place} of {self.size}")
+        return os.pread(self.file, size, place)
+
+    def _heaps(self, root: int) -> Iterator[int]:
+        """Places of the heaps that the root's attributes name."""
+        version, _, size = OBJECT_HEADER.unpack(self._at(root, OBJECT_HEADER.size))
+        if version != 1:
+            raise ValueError(f"an object header of version {version}")
+        waiting, seen = [(root + OBJECT_HEADER.size + 4, size)], set[int]()
+        while waiting:
+            place, size = waiting.pop()
+            if place in seen or len(seen) > MOST_BLOCKS or size > MOST_HEADER:
+                raise ValueError("object headers that lead to each other")
+            seen.add(place)
+            block, at = self._at(place, size), 0
+            while at + MESSAGE.size <= len(block):
+                kind, length = MESSAGE.unpack_from(block, at)
+                content = block[at + MESSAGE.size : at + MESSAGE.size + length]
+                at += MESSAGE.size + length
+                if kind == CONTINUATION:
+                    waiting.append(struct.unpack_from("<QQ", content))
+                elif kind == ATTRIBUTE:
+                    yield from _heaps_of(content)
+
+    def _check_heap(self, place: int) -> None:
+        signature, size = HEAP.unpack(self._at(place, HEAP.size))
+        if signature != b"GCOL" or size > MOST_HEAP:
+            raise ValueError(f"no heap of texts at {place}")
+        heap, at = self._at(place, size), HEAP.size
+        while at + HEAP_OBJECT.size <= size:
+            index, length = HEAP_OBJECT.unpack_from(heap, at)
+            step = HEAP_OBJECT.size + length + -length % 8 if index else length  # of free space, its header included
+            if step < HEAP_OBJECT.size or at + step > size:
+                raise ValueError(f"a text of {length} bytes in a heap of {size}")
+            at += step
+
+
+def _heaps_of(attribute: bytes) -> Iterator[int]:
+    """Places of the heaps that an attribute's values lie in: those of variable length."""
+    version, name, kind, space = struct.unpack_from("<BxHHH", attribute)
+    if version not in (1, 2, 3):
+        raise ValueError(f"an attribute of version {version}")
+    at = 8 + (version == 3)
+    sizes = [length + (-length % 8 if version == 1 else 0) for length in (name, kind, space)]
+    is_variable = attribute[at + sizes[0] : at + sizes[0] + 1][:1] and attribute[at + sizes[0]] & 0x0F == VARIABLE
+    if is_variable:
+        values = attribute[at + sum(sizes) :]
+        for k in range(len(values) // IN_HEAP.size):
+            yield IN_HEAP.unpack_from(values, k * IN_HEAP.size)[1]
 
 
 def dataset_of(file: h5py.File, path: Path, name: str, kind: str) -> h5py.Dataset | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tokenize
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def read_sparse(path: Path, views: int | None = None) -> SparsePoints:
             last view or point.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of files that Python 2 wrote
             unpacked = sum(info.file_size for info in archive.infolist())
             packed = path.stat().st_size
             if unpacked > MOST_PER_BYTE * packed + SPARE:
