@@ -48,6 +48,8 @@ USER_BLOCK = 512
 """Bytes in front that HDF5 leaves to others: the least it allows."""
 WHOLE_UP_TO = 1 << 30
 """Bytes of a file up to which all of it is summed when it is opened; of a longer one, what is read (by HDF5)."""
+MOST_ATTRIBUTES = 8
+"""As many as HDF5 keeps where `formats.hdf5.check_attributes` looks."""
 AGAIN = "make it again"
 
 
@@ -104,6 +106,10 @@ def create(
             yield writer
             writer.finish()
             file.attrs.update({**attributes, "kind": kind, "format": FORMAT})
+            if len(file.attrs) > MOST_ATTRIBUTES:
+                raise ValueError(
+                    f"{path}: {len(file.attrs)} attributes, of which no more than {MOST_ATTRIBUTES} are read"
+                )
         with part.open("rb+") as block:
             block.write(f"{seal.EMPTY}\n".encode())
 

@@ -76,7 +76,7 @@ def test_a_union_of_settings_is_read_by_its_kind():
     [
         ('{"a": 1, "confidence": 2}', [], "confidence: .* found 2; a: unknown key"),
         ("nowhere.yaml", [], "nowhere.yaml: expected a settings file or a JSON text, found No such file"),
-        ('{"a"', [], "--settings: expected JSON or YAML"),
+        ('{"a"', [], "--settings: expected JSON"),
         ("{}", ["sources"], "--set sources: expected key=value"),
         ("{}", ["sources.x=1", "sources.x.y=2"], "x is a value, not a section"),
     ],

@@ -63,7 +63,7 @@ def test_a_missing_and_a_broken_file_name_themselves(tmp_path):
     with pytest.raises(SettingsError, match=r"none\.yaml: expected a configuration file"):
         load(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
-    with pytest.raises(SettingsError, match=r"broken\.yaml: expected YAML"):
+    with pytest.raises(SettingsError, match=r"broken\.yaml: expected a configuration file \(YAML\)"):
         load(tmp_path / "broken.yaml")
 
 

@@ -118,8 +118,11 @@ def test_files_without_sums_are_checked_by_what_their_formats_have(results: Path
     old = tmp_path / "old"
     old.mkdir()
     with h5py.File(old / "a.h5", "w") as file:
-        file.attrs["format"] = storage.UNSEALED_FORMAT
-        file.create_dataset("depth", data=np.random.rand(2, 8, 8), chunks=(1, 8, 8), **storage.FILTERS)
+        file.attrs.update({"format": storage.UNSEALED_FORMAT, "kind": "depth"})
+        for maps in storage.KINDS["depth"]:
+            file.create_dataset(
+                maps, (2, 8, 8), "float32", np.random.rand(2, 8, 8), chunks=(1, 8, 8), **storage.FILTERS
+            )
         at = file["depth"].id.get_chunk_info(1).byte_offset + 20
     torch.save({"model": {"weight": torch.rand(300)}}, old / "a.pt")
     write_ply(old / "a.ply", PointCloud(torch.rand(50, 3)))

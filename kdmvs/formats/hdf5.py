@@ -27,11 +27,17 @@ CHECKSUM_BYTES = 4
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK = struct.Struct("<8sB4xBB9xQ8xQ16xQ")
 """Signature, version, bytes of offsets and lengths, base address, end of the file, the root's object header."""
+NEWER_SUPERBLOCK = struct.Struct("<8sBBBxQ8xQQ")
+"""The same of versions 2 and 3."""
+USER_BLOCKS = (0, 512)
+"""Where a superblock of ours begins: behind the seal, or at the start (earlier versions)."""
 OBJECT_HEADER, MESSAGE = struct.Struct("<BxH4xI"), struct.Struct("<HH4x")
+NEWER_OBJECT_HEADER, NEWER_MESSAGE = struct.Struct("<4sBB"), struct.Struct("<BHx")
 HEAP, HEAP_OBJECT = struct.Struct("<4s4xQ"), struct.Struct("<H6xQ")
 IN_HEAP = struct.Struct("<IQI")
 """A value of variable length: its length, its heap, its number there."""
-ATTRIBUTE, CONTINUATION, VARIABLE = 0x0C, 0x10, 9
+ATTRIBUTE, CONTINUATION, ATTRIBUTE_INFO, VARIABLE = 0x0C, 0x10, 0x15, 9
+NOWHERE = (1 << 64) - 1
 MOST_BLOCKS, MOST_HEADER, MOST_HEAP = 1000, 1 << 20, 1 << 26
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LONGEST_ZSTD_HEADER = 18
@@ -40,12 +46,14 @@ LONGEST_ZSTD_HEADER = 18
 def check_attributes(path: Path) -> None:
     """Refuse a file whose heaps of attributes HDF5 2.0 would go through for ever, before HDF5 opens it.
 
-    Looks at the superblock, the root's object header and the heaps that its attributes name, as HDF5 1.8 and h5py by
-    default write them (version 0 of the superblock). Source: HDF5 File Format Specification 3.0, II.A, III.E, IV.A.1.
+    Looks at the superblock, the root's object header and the heaps that its attributes name, as h5py writes them by
+    default (version 0 of the superblock) and as we do (versions 2 and 3, behind a user block). Source: HDF5 File Format
+    Specification 3.0, II.A, III.E, IV.A.1, IV.A.2.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: no HDF5 file of that version, or one of its addresses and sizes leads out of its place.
+        ValueError: no HDF5 file of these versions, more than eight attributes, or one of its addresses and sizes leads
+            out of its place.
     """
     with path.open("rb") as file:
         try:
@@ -58,22 +66,61 @@ class _Structure:
     """The parts of a file that lead to its attributes' texts."""
 
     def __init__(self, file: int, size: int) -> None:
-        self.file, self.size = file, size
+        self.file, self.size, self.base = file, size, 0
 
     def check(self) -> None:
-        start = self._at(0, SUPERBLOCK.size)
-        signature, version, offsets, lengths, base, end, root = SUPERBLOCK.unpack(start)
-        if signature != SIGNATURE or version != 0 or (offsets, lengths, base) != (8, 8, 0):
-            raise ValueError("none, or one of another version than h5py writes by default")
+        for start in USER_BLOCKS:  # HDF5 takes the first place where it finds one
+            if os.pread(self.file, len(SIGNATURE), start) == SIGNATURE:
+                break
+        else:
+            raise ValueError("none")
+        newer = self._at(start, SUPERBLOCK.size)[len(SIGNATURE)] in (2, 3)
+        kind = NEWER_SUPERBLOCK if newer else SUPERBLOCK
+        _, version, offsets, lengths, base, end, root = kind.unpack(self._at(start, kind.size))
+        if not (newer or version == 0) or (offsets, lengths, base) != (8, 8, start):
+            raise ValueError("one of another version than h5py writes")
+        self.base = base
         if end > self.size:
             raise ValueError(f"{self.size} bytes where {end} were written (truncated)")
-        for heap in sorted(set(self._heaps(root))):
+        for heap in sorted(set((self._newer_heaps if newer else self._heaps)(root))):
             self._check_heap(heap)
 
     def _at(self, place: int, size: int) -> bytes:
+        place += self.base
         if not (0 <= place <= self.size and 0 <= size <= self.size - place):
             raise ValueError(f"{size} bytes at {place} of {self.size}")
         return os.pread(self.file, size, place)
+
+    def _newer_heaps(self, root: int) -> Iterator[int]:
+        """The same of an object header of version 2."""
+        signature, version, flags = NEWER_OBJECT_HEADER.unpack(self._at(root, NEWER_OBJECT_HEADER.size))
+        if signature != b"OHDR" or version != 2:
+            raise ValueError(f"no object header of version 2 at {root}")
+        at = root + NEWER_OBJECT_HEADER.size + 16 * bool(flags & 0x20) + 4 * bool(flags & 0x10)
+        width = 1 << (flags & 3)
+        waiting, seen = [(at + width, int.from_bytes(self._at(at, width), "little"))], set[int]()
+        head = NEWER_MESSAGE.size + 2 * bool(flags & 4)
+        while waiting:
+            place, size = waiting.pop()
+            if place in seen or len(seen) > MOST_BLOCKS or size > MOST_HEADER:
+                raise ValueError("object headers that lead to each other")
+            seen.add(place)
+            block, at = self._at(place, size), 0
+            while at + head <= len(block):
+                kind, length = NEWER_MESSAGE.unpack_from(block, at)
+                content = block[at + head : at + head + length]
+                at += head + length
+                if kind == CONTINUATION:  # between its signature and its checksum
+                    place, size = struct.unpack_from("<QQ", content)
+                    if size < 8 or self._at(place, 4) != b"OCHK":
+                        raise ValueError(f"no continuation of a header at {place}")
+                    waiting.append((place + 4, size - 8))
+                elif kind == ATTRIBUTE:
+                    yield from _heaps_of(content)
+                elif kind == ATTRIBUTE_INFO:
+                    heap = struct.unpack_from("<Q", content, 2 + 2 * (content[1] & 1))[0]
+                    if heap != NOWHERE:
+                        raise ValueError("more than eight attributes")
 
     def _heaps(self, root: int) -> Iterator[int]:
         """Places of the heaps that the root's attributes name."""

@@ -136,7 +136,7 @@ def test_a_shape_that_the_files_bytes_cannot_hold_is_refused_before_it_is_made(t
         with pytest.raises(FormatError, match=r"plane\.mat: expected .* found P of .* numbers in \d{3} bytes"):
             read_matlab(tmp_path / "plane.mat", ("P",))
     (tmp_path / "plane.mat").write_bytes(header((4, 1)))
-    with pytest.raises(FormatError, match=r"found 2147483640 bytes for P of 4 x 1 numbers"):
+    with pytest.raises(FormatError, match=r"found P of 4 x 1 numbers in \d{3} bytes"):
         read_matlab(tmp_path / "plane.mat", ("P",))
 
 

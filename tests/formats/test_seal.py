@@ -23,8 +23,9 @@ from kdmvs.formats.manifest import read_manifest, write_manifest
 from kdmvs.formats.ply import read_ply, write_ply, writing_ply
 from kdmvs.types import PointCloud
 
+VIEW = {"image": "a.png", "lights": ["a.png"], "camera": "a.txt", "depth": None, "mask": None, "source": "a"}
 MANIFEST = {
-    "name": "a", "unit": "mm", "lights": 1, "size": [32, 32], "reference": None, "sparse": None, "views": [],
+    "name": "a", "unit": "mm", "lights": 1, "size": [32, 32], "reference": None, "sparse": None, "views": [VIEW],
     "digest": "", "files": {"pair.txt": "00000000"},
 }  # fmt: skip
 CLOUD = PointCloud(torch.rand(5, 3), torch.rand(5, 3), torch.zeros(5, 3, dtype=torch.uint8))

@@ -53,14 +53,11 @@ def test_a_path_within_the_folder_is_found_whatever_its_separators(tmp_path: Pat
     assert text.inside(tmp_path, name, "") == tmp_path / "images" / "ä ö.png"
 
 
-def test_a_file_that_is_missing_or_no_text_or_endless_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_missing_or_no_text_or_endless_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FormatError, match="no text"):
         text.read_text(tmp_path / "b", "cameras")
     with pytest.raises(FormatError, match="expected cameras, found No such file"):
         text.read_text(tmp_path / "c", "cameras")
-    monkeypatch.setattr(text, "MOST_BYTES", 2)
     with pytest.raises(FormatError, match="a file of 3 bytes"):
-        text.read_text(tmp_path / "b", "cameras")
+        text.read_text(tmp_path / "b", "cameras", most=2)
