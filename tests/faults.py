@@ -209,13 +209,17 @@ class Place:
         self.done = self.finished()
 
     def left_behind(self) -> list[str]:
-        """Files that only a run in the making may have: unfinished ones, locks, second names, temporary ones."""
+        """Files that only a run in the making may have: unfinished ones, locks, second names."""
         marks = (".part", ".kept-")
         found = [path for path in self.results.rglob("*") if any(mark in path.name for mark in marks)]
         found += [path for path in self.results.rglob("lock") if path.is_file()]
         found += self.folder.glob(".snakemake/locks/*")
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+    def temporary(self) -> list[str]:
+        """What lies in TMPDIR: nothing after a run, but for empty folders of processes that were killed."""
         # PyTorch makes the folder of its compiler's cache, of one name for all, as it is imported.
-        found += [path for path in (self.folder / "tmp").rglob("*") if not path.name.startswith("torchinductor_")]
+        found = [path for path in (self.folder / "tmp").rglob("*") if not path.name.startswith("torchinductor_")]
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def checked(self, expected: dict[str, bytes]) -> None:
@@ -390,6 +394,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     expected = artifacts(undisturbed.results)
     undisturbed.checked(expected)
+    assert undisturbed.temporary() == [], undisturbed.temporary()
     computed = used.ru_utime + used.ru_stime
     print(f"undisturbed: {len(expected)} artifacts, {computed:.0f} s of processor time", flush=True)
     longest = given.longest or max(10.0, computed / 5)

@@ -35,6 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     expected = artifacts(place.results)
     assert len(expected) > 40
     place.checked(expected)
+    assert place.temporary() == []
     return expected
 
 
