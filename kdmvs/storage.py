@@ -48,8 +48,8 @@ USER_BLOCK = 512
 """Bytes in front that HDF5 leaves to others: the least it allows."""
 WHOLE_UP_TO = 1 << 30
 """Bytes of a file up to which all of it is summed when it is opened; of a longer one, what is read (by HDF5)."""
-MOST_ATTRIBUTES = 8
-"""As many as HDF5 keeps where `formats.hdf5.check_attributes` looks."""
+MOST_ATTRIBUTES = 64
+"""So many stay where `formats.hdf5.check_attributes` looks, in the header of the root."""
 AGAIN = "make it again"
 
 
@@ -101,7 +101,7 @@ def create(
 ) -> Iterator[ViewsWriter]:
     """Write a file of the given kind; it appears under its name only when every view was written."""
     with replacing(path, sealed=True) as part:
-        with h5py.File(part, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+        with _created(part) as file:
             writer = ViewsWriter(file, path, kind, views, size)
             yield writer
             writer.finish()
@@ -112,6 +112,17 @@ def create(
                 )
         with part.open("rb+") as block:
             block.write(f"{seal.EMPTY}\n".encode())
+
+
+def _created(part: Path) -> h5py.File:
+    """A new file of HDF5's format 1.10, whose records are summed, behind a user block."""
+    made, access = h5py.h5p.create(h5py.h5p.FILE_CREATE), h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    made.set_userblock(USER_BLOCK)
+    made.set_obj_track_times(False)
+    made.set_attr_phase_change(MOST_ATTRIBUTES, 0)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    return h5py.File(h5py.h5f.create(bytes(part), h5py.h5f.ACC_TRUNC, fcpl=made, fapl=access))
 
 
 class ViewsFile:

@@ -52,8 +52,8 @@ def check_attributes(path: Path) -> None:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: no HDF5 file of these versions, more than eight attributes, or one of its addresses and sizes leads
-            out of its place.
+        ValueError: no HDF5 file of these versions, attributes that lie outside of the root's header, or one of its
+            addresses and sizes leads out of its place.
     """
     with path.open("rb") as file:
         try:
@@ -120,7 +120,7 @@ class _Structure:
                 elif kind == ATTRIBUTE_INFO:
                     heap = struct.unpack_from("<Q", content, 2 + 2 * (content[1] & 1))[0]
                     if heap != NOWHERE:
-                        raise ValueError("more than eight attributes")
+                        raise ValueError("attributes outside of the root's header")
 
     def _heaps(self, root: int) -> Iterator[int]:
         """Places of the heaps that the root's attributes name."""
