@@ -26,7 +26,7 @@ from pathlib import Path
 from kdmvs.supervise import alive
 from tests.faults import Place, below
 
-WARM = 3
+WARM = 2
 """Rounds after which imports, compiled code and caches of a fixed size are there."""
 
 
