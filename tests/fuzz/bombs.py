@@ -172,6 +172,11 @@ def tensor(*sides: int, strides: tuple[int, ...] | None = None) -> Any:
     }
 
 
+def meta_tensor() -> Any:
+    rebuild = torch._utils._rebuild_meta_tensor_no_storage
+    return {"model": {"a": _Called(rebuild, torch.float32, (1 << 40,), (1,), False)}}
+
+
 def doubling_bytes() -> Any:
     import _codecs
 
@@ -285,10 +290,10 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
         "new.pt",
         lambda: checkpoint(tensor(1 << 28), 1 << 28, bytes(1 << 30), packed=True),
     ),
-    "checkpoint: bytearray of 4 GB": ("new.pt", lambda: checkpoint({"model": _Called(bytearray, 1 << 32)})),
-    "checkpoint: torch.Tensor of 4 GB": (
+    "checkpoint: bytearray of 1 GB": ("new.pt", lambda: checkpoint({"model": _Called(bytearray, 1 << 30)})),
+    "checkpoint: torch.Tensor of 1 GB": (
         "new.pt",
-        lambda: checkpoint({"model": _Called(torch.Tensor, 1 << 15, 1 << 15)}),
+        lambda: checkpoint({"model": _Called(torch.Tensor, 1 << 14, 1 << 14)}),
     ),
     "checkpoint: a meta tensor": ("new.pt", lambda: checkpoint(meta_tensor())),
     "checkpoint: bytes doubled 32 times": ("new.pt", lambda: checkpoint(doubling_bytes())),
