@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
 import kdmvs.formats
@@ -22,11 +23,13 @@ from kdmvs import checkpoints, config, scan_lists, storage
 from kdmvs.cli import read_settings
 from kdmvs.config import InferenceSettings
 from kdmvs.datasets.photographs import _exif
+from kdmvs.errors import FormatError
 from kdmvs.formats import (
     cam,
     colmap,
     colmap_map,
     crop_volume,
+    csv_table,
     depth_png,
     dmb,
     dtu_masks,
@@ -40,6 +43,7 @@ from kdmvs.formats import (
     pfm,
     ply,
     pose,
+    seal,
     sparse,
     strecha,
     text,
@@ -165,11 +169,30 @@ def use_image(path: Path) -> None:
     image.read_mask(path)
     image.read_stored(path)
     image.read_opaque(path)
+    image.verify(path)
+
+
+def use_cloud(path: Path) -> None:
+    ply.read_ply(path)
+    ply.count_points(path)
+    ply.check_finite(path)
+
+
+def use_table(path: Path) -> None:
+    """A table, whose reader leaves what pandas says of no CSV to the stages."""
+    try:
+        csv_table.read_csv(path, "make it again")
+    except ValueError as error:
+        raise FormatError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def table(path: Path) -> None:
+    csv_table.write_csv(path, pd.DataFrame({"model": ["teacher", "round1"], "overall": [4.5, 3.75]}))
 
 
 IMAGE_READERS = (
     image.header, image.check_whole, image.read_image, image.read_image_cached, image.read_mask, image.read_stored,
-    image.read_opaque,
+    image.read_opaque, image.verify,
 )  # fmt: skip
 RGBA = np.dstack([test_fuzz_layout.PHOTO, test_fuzz_layout.PHOTO[..., :1]])
 DEEP = np.arange(300, dtype=np.uint16).reshape(15, 20)
@@ -232,7 +255,8 @@ TABLE = [
     ),
     Reader("pair.txt", lambda: test_fuzz_layout.PAIR, pair.read_pair, (pair.read_pair, text.lines)),
     Reader("map.pfm", lambda: test_fuzz_layout.PFM, pfm.read_pfm, (pfm.read_pfm,)),
-    Reader("cloud.ply", lambda: test_fuzz_layout.CLOUD, ply.read_ply, (ply.read_ply,)),
+    Reader("table.csv", lambda: in_a_file(table, "a.csv"), use_table, (csv_table.read_csv,)),
+    Reader("cloud.ply", lambda: test_fuzz_layout.CLOUD, use_cloud, (ply.read_ply, ply.count_points, ply.check_finite)),
     Reader("text.ply", lambda: test_fuzz_layout.TEXT_CLOUD, ply.read_ply, (ply.read_ply,)),
     Reader("mesh.ply", lambda: MESH, ply.read_ply, (ply.read_ply,)),
     Reader("pose.txt", lambda: b"0 0 1 5\n1 0 0 6\n0 1 0 7\n0 0 0 1\n", pose.read_pose, (pose.read_pose,)),
@@ -290,8 +314,11 @@ def sparse_points(save: Callable[..., None]) -> bytes:
     return file.getvalue()
 
 
-NOT_READERS = {cam.check_intrinsic, pose.check_rotation, pose.check_rigid, pose.check_focal}
-"""They begin as readers do, and check numbers."""
+NOT_READERS = {
+    cam.check_intrinsic, pose.check_rotation, pose.check_rigid, pose.check_focal,
+    seal.check, seal.crc32, seal.fill, manifest.sound_file, text.inside, colmap.model_suffix,
+}  # fmt: skip
+"""They begin as readers do, and check numbers, sum bytes on behalf of the readers, or look at names alone."""
 
 
 def public_readers() -> dict[str, Callable[..., Any]]:
