@@ -84,7 +84,7 @@ def test_after_the_repair_of_the_third_scan_only_the_third_is_done(files, stage,
     files["depth"][2].with_suffix(".whole").rename(files["depth"][2])
     capsys.readouterr()
     run(stage, files)
-    said = capsys.readouterr().out.splitlines()
+    said = [line for line in capsys.readouterr().out.splitlines() if " -> " in line or "kept" in line]  # one per scan
     assert [path.stat().st_ino for path in files[stage][:2]] == done
     assert [line.split(" -> ")[0].endswith("kept from an interrupted job") for line in said] == [True, True, False]
     assert sorted(files[stage][0].parent.iterdir()) == files[stage]
@@ -98,7 +98,8 @@ def test_other_settings_or_other_inputs_do_not_take_up_what_is_kept(files, capsy
     capsys.readouterr()
     with pytest.raises(FormatError):
         run("check", files)
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["check a", "check"]  # b is kept
+    said = [line for line in capsys.readouterr().out.splitlines() if " -> " in line or "kept" in line]
+    assert [line.split(":")[0] for line in said] == ["check a", "check"]  # b is kept
     as_snakemake_does(files["check"])
     with pytest.raises(FormatError):
         check.run(ConsistencySettings(**LOOSE | {"sources": 1}), files["scan"], files["depth"], files["check"])
