@@ -12,6 +12,7 @@ from torch import nn
 
 from kdmvs import ranks, reproducer, training
 from kdmvs.errors import RankError, TrainingError
+from kdmvs.formats import seal
 from kdmvs.losses.distillation import symmetric_divergence
 from kdmvs.losses.reconstruction import edge_aware_roughness, over_valid
 from kdmvs.ranks import SharedBatchNorm
@@ -116,7 +117,9 @@ def trained(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[list[str]]:
-    return [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    assert lines[0][-1] == seal.KEY
+    return [line[:-1] for line in lines]
 
 
 def all_toys(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         FormatError: no such file, not what was written, no JSON, another format, a key that is missing or of another
             type, a name that no file can have, a path that leaves the folder.
     """
-    with suppress(OSError):  # said by `read_json`
+    try:
         seal.check(path, "prepare the scan again")
+    except OSError as error:
+        raise FormatError(f"{path}: expected a scan's manifest, found {error.strerror}; prepare the scan") from None
     manifest = read_json(path, "a scan's manifest", "prepare the scan")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__

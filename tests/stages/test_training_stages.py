@@ -31,6 +31,7 @@ from kdmvs.config import (
     TeacherSettings,
 )
 from kdmvs.errors import DataError
+from kdmvs.formats import seal
 from kdmvs.formats.csv_table import write_csv
 from kdmvs.scans import Sample, Scan
 from kdmvs.stages import fitting, infer, student, teacher
@@ -151,7 +152,7 @@ def kept_of(folder: Path) -> list[str]:
 
 def metrics_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{name: value for name, value in row.items() if name != seal.KEY} for row in csv.DictReader(file)]
 
 
 def train_in_float64(run: Callable[..., None], settings: Any, inputs: list[list[Path]], folder: Path) -> None:
