@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -154,8 +155,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of a socket's path (sockaddr_un)."""
+SOCKET_BELOW = "/pymp-xxxxxxxx/listener-xxxxxxxx"
+"""What multiprocessing calls one, below the folder of temporary files."""
+
+
 def workers(device: torch.device) -> int:
-    """Loader processes: KDMVS_WORKERS, else none on a CPU (the cores are busy) and up to four beside a GPU."""
+    """Loader processes: KDMVS_WORKERS, else none on a CPU (the cores are busy) and up to four beside a GPU.
+
+    None where the folder of temporary files has a name too long for their sockets: a batch that cannot be handed over
+    is dropped by Python in silence, and the training would wait for it for ever.
+    """
+    count = 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
     if "KDMVS_WORKERS" in os.environ:
-        return int(os.environ["KDMVS_WORKERS"])
-    return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
+        count = int(os.environ["KDMVS_WORKERS"])
+    room = LONGEST_SOCKET - len(SOCKET_BELOW) - len(os.fsencode(tempfile.gettempdir()))
+    if count and room < 0:
+        print(
+            f"{tempfile.gettempdir()}: {-room} bytes too long for the sockets of processes that read samples; a thread "
+            "reads them instead; set TMPDIR to a shorter folder",
+            file=sys.stderr,
+        )
+        return 0
+    return count

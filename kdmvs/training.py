@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -353,9 +354,15 @@ def heeding_signals() -> Iterator[Callable[[], bool]]:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """For loader processes: a scheduler signals a whole job, and the step in hand still needs its loaders."""
+    """For loader processes: a scheduler signals a whole job, and the step in hand still needs its loaders.
+
+    Raises:
+        OSError: no socket can be made, as on a full disk. Said here it ends the training; later the batch would be
+            dropped, and the training wait for it for ever.
+    """
     for number in TO_STOP:
         signal.signal(number, signal.SIG_IGN)
+    Listener(family="AF_UNIX").close()
 
 
 @torch.no_grad()

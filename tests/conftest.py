@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -152,3 +153,10 @@ def no_file_is_written_under_its_final_name() -> Iterator[None]:
     WRITES.found.clear()
     yield
     assert WRITES.found == []
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for sockets below it, as `tmp_path` may not."""
+    with tempfile.TemporaryDirectory(prefix="kdmvs-") as folder:
+        yield Path(folder)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from contextlib import nullcontext
+from multiprocessing.connection import Listener
+
 import pytest
 import torch
 from torch import nn
@@ -76,3 +82,19 @@ def test_a_switch_that_is_neither_0_nor_1_is_refused(monkeypatch):
     monkeypatch.setenv("KDMVS_DETERMINISTIC", "yes")
     with pytest.raises(SettingsError, match="KDMVS_DETERMINISTIC: expected 0 or 1, found 'yes'"):
         device.reproducible()
+
+
+def test_no_process_reads_samples_where_its_sockets_would_have_too_long_a_name(monkeypatch, capsys):
+    """The longest folder that is taken is the longest in which a socket can be made."""
+    monkeypatch.setenv("KDMVS_WORKERS", "2")
+    longest = device.LONGEST_SOCKET - len(device.SOCKET_BELOW)
+    for length, taken in ((longest, True), (longest + 1, False)):
+        folder = tempfile.mkdtemp(prefix="kdmvs-", dir="/tmp")
+        root, folder = folder, folder + "/" + "x" * (length - len(folder) - 1)
+        os.makedirs(folder + "/pymp-xxxxxxxx")
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        assert device.workers(torch.device("cpu")) == (2 if taken else 0)
+        with nullcontext() if taken else pytest.raises(OSError, match="too long"):
+            Listener(folder + device.SOCKET_BELOW, family="AF_UNIX").close()
+        shutil.rmtree(root)
+    assert capsys.readouterr().err.count("1 bytes too long for the sockets") == 1

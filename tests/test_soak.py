@@ -14,10 +14,10 @@ from tests.faults import ROOT
 
 
 @pytest.mark.skipif(not PROC.is_dir(), reason="what a process holds is read from /proc")
-def test_no_handle_thread_process_or_temporary_file_is_left_by_a_round_of_all_stages(tmp_path):
+def test_no_handle_thread_process_or_temporary_file_is_left_by_a_round_of_all_stages(short_path):
     command = [sys.executable, "-m", "tests.soak", "--rounds", "4", "--workflow-every", "0", "--minutes", "60"]
     done = subprocess.run(
-        [*command, "--folder", str(tmp_path)], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+        [*command, "--folder", str(short_path)], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
     said = json.loads(done.stdout.splitlines()[-1])

@@ -40,8 +40,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(short_path: Path) -> Place:
+    return Place(short_path)
 
 
 def on_a_disk_of_its_own(stack: ExitStack, place: Place) -> Path | None:
@@ -83,8 +83,8 @@ def test_a_run_that_meets_one_fault_after_another_ends_as_an_undisturbed_one(und
 
 
 @slow
-def test_killed_again_and_again_the_run_ends_in_the_bytes_of_an_undisturbed_one(undisturbed, tmp_path, capsys):
-    done = survive(tmp_path, KILLS, SEED, undisturbed, longest_s=16.0)
+def test_killed_again_and_again_the_run_ends_in_the_bytes_of_an_undisturbed_one(undisturbed, short_path, capsys):
+    done = survive(short_path, KILLS, SEED, undisturbed, longest_s=16.0)
     with capsys.disabled():
         print(f"\n{done}", end="")
     assert done.survived.total() >= KILLS
