@@ -21,10 +21,15 @@ install_packages() {
 }
 
 start() {
-  if [ -e "$CONF" ]; then
-    echo "slurm: $CONF exists; expected none, so as not to touch a Slurm that is not ours. '$0 stop' removes our own" >&2
+  if [ -e "$CONF" ] && ! ours; then
+    echo "slurm: $CONF exists; expected none, so as not to touch a Slurm that is not ours" >&2
     exit 1
   fi
+  if [ -e "$CONF" ] && pgrep -x slurmctld > /dev/null; then
+    echo "slurm: our own is running; expected none, as another run of these tests may use it. '$0 stop' ends it" >&2
+    exit 1
+  fi
+  stop # what is left of one that was killed, or went down with the machine
   trap stop ERR
   mkdir -p "$FOLDER"/{state,spool,log,dev} "${CONF%/*}"
   for i in $(seq 0 $GPUS); do
@@ -95,9 +100,10 @@ END
   exit 1
 }
 
-end() { # ends the process of a pid file and waits for it
+end() { # ends the process of a pid file and waits for it; after a restart the number may be somebody else's
   local pid
   pid=$(cat "$1" 2> /dev/null) || return 0
+  case "$(cat "/proc/$pid/comm" 2> /dev/null)" in slurmctld | slurmd | munged) ;; *) rm -f "$1"; return 0 ;; esac
   kill "$pid" 2> /dev/null || true
   for _ in $(seq 50); do
     if ! kill -0 "$pid" 2> /dev/null; then break; fi
@@ -107,8 +113,10 @@ end() { # ends the process of a pid file and waits for it
   rm -f "$1"
 }
 
+ours() { grep -q 'kdmvs .ci/slurm.sh' "$CONF" 2> /dev/null; }
+
 stop() {
-  if ! grep -q 'kdmvs .ci/slurm.sh' "$CONF" 2> /dev/null; then return; fi
+  if ! ours; then return; fi
   timeout 5 scancel --state=RUNNING --user=root 2> /dev/null || true
   timeout 5 scancel --state=PENDING --user=root 2> /dev/null || true
   for _ in $(seq 100); do
