@@ -31,13 +31,14 @@ UNCOUNTED = frozenset(
         "kdmvs.errors",
         "kdmvs.provenance",
         "kdmvs.memory",
+        "kdmvs.reproducer",
         "kdmvs.formats.atomic",
         "kdmvs.stages.keeping",
     }
 )
 """Modules that change no number: the values of the settings stand beside the digest, errors only speak, this one
-writes the digest itself, what does not fit memory is not begun, and how a file gets or keeps its name changes nothing
-in it. A new setting of the fusion must not retrain the teacher."""
+writes the digest itself, what does not fit memory is not begun, what failed is kept for a look, and how a file gets or
+keeps its name changes nothing in it. A new setting of the fusion must not retrain the teacher."""
 
 TEXTS = (".txt", ".json", ".log", ".mlp", ".camera")
 """Files of cameras, which can change and keep their size; they are small."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
-from kdmvs.stages.inputs import require_clouds
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -39,7 +38,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
     from kdmvs.figures.sheet import save
     from kdmvs.formats.ply import read_ply
     from kdmvs.scans import Scan
-    from kdmvs.stages.figures import viewpoints
+    from kdmvs.stages.figures import require_clouds, viewpoints
 
     if figure not in FIGURES:
         raise SettingsError(f"--figure: expected {' or '.join(FIGURES)}, found {figure}")

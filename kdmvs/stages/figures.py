@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
-from kdmvs.stages.inputs import check_parallel, open_views_of, require_clouds
+from kdmvs.stages.inputs import check_parallel, open_views_of
 from kdmvs.stages.keeping import unkept
 
 if TYPE_CHECKING:
@@ -132,6 +132,21 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
         for name, it in named
     ]
     return ["from camera 0", f"{ASIDE_DEG:.0f}° aside, {UP_DEG:.0f}° up"], columns
+
+
+def require_clouds(who: str, stage: str, paths: Sequence[Path]) -> None:
+    """Refuse to draw clouds whose points do not fit this job's memory together.
+
+    Raises:
+        MachineError: the least that they take is more than there is.
+        FormatError: a cloud that cannot be read.
+    """
+    from kdmvs import memory
+    from kdmvs.formats.ply import count_points
+
+    points = sum(count_points(path) for path in paths)
+    what = f"{len(paths)} clouds of {points} points together"
+    memory.require(who, memory.cloud_bytes(points, "drawn"), what, memory.advice(stage))
 
 
 def viewpoints(scan: Scan, clouds: Sequence[PointCloud], size: tuple[int, int]) -> list[Camera]:

@@ -64,21 +64,6 @@ def check_same(path: Path, found: tuple[str, int, tuple[int, int]], expected: tu
         )
 
 
-def require_clouds(who: str, stage: str, paths: Sequence[Path]) -> None:
-    """Refuse to draw clouds whose points do not fit this job's memory together.
-
-    Raises:
-        MachineError: the least that they take is more than there is.
-        FormatError: a cloud that cannot be read.
-    """
-    from kdmvs import memory
-    from kdmvs.formats.ply import count_points
-
-    points = sum(count_points(path) for path in paths)
-    what = f"{len(paths)} clouds of {points} points together"
-    memory.require(who, memory.cloud_bytes(points, "drawn"), what, memory.advice(stage))
-
-
 def say_views(who: str, count: int, what: str, views: Sequence[int]) -> None:
     """A line that counts some views of a scan and names the first of them; none where there are none."""
     if views:
