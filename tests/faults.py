@@ -168,8 +168,8 @@ class Place:
         running.wait(10)
 
     def processes(self) -> list[int]:
-        """The processes that work here."""
-        pids = [int(name) for name in os.listdir(PROC) if name.isdigit()]
+        """The processes that work here, but for this one."""
+        pids = [int(name) for name in os.listdir(PROC) if name.isdigit() and int(name) != os.getpid()]
         return [pid for pid in pids if folder_of(pid) == str(self.folder) and alive(pid)]
 
     def wait_for_the_end(self) -> float:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from kdmvs.supervise import PROC
-from tests.faults import ROOT
+from tests.faults import ROOT, Place
 
 
 @pytest.mark.skipif(not PROC.is_dir(), reason="what a process holds is read from /proc")
@@ -25,3 +25,13 @@ def test_no_handle_thread_process_or_temporary_file_is_left_by_a_round_of_all_st
     grown = {name: value for name, value in said["grown"].items() if name != "memory_mb_per_round"}
     assert len(grown) == 6
     assert {name: value for name, value in grown.items() if value > 0} == {}, done.stdout
+
+
+@pytest.mark.skipif(not PROC.is_dir(), reason="processes are found in /proc")
+def test_who_watches_a_place_from_within_is_no_orphan_of_it_and_what_it_starts_is(tmp_path, monkeypatch):
+    place = Place(tmp_path)
+    monkeypatch.chdir(place.folder)
+    assert place.processes() == []
+    with subprocess.Popen(["sleep", "60"]) as started:
+        assert place.processes() == [started.pid]
+        started.kill()
