@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdmvs.errors import FormatError, TrainingError
+from kdmvs import memory
+from kdmvs.errors import FormatError, MachineError, TrainingError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.torch_file import check_promises
@@ -48,7 +49,9 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     Raises:
         FormatError: the file is missing, truncated, not what was written, promises more than it holds, or holds
             anything else.
+        MachineError: nothing is known to be wrong with the file, and this machine cannot read it now.
     """
+    summed: bool | None = None
     try:
         summed = seal.check(path, AGAIN, required=sealed)
         with warnings.catch_warnings():
@@ -60,6 +63,12 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     except FormatError:
         raise
     except Exception as error:  # damaged bytes make the unpickler fail in every possible way
+        blame = memory.shortage(error) or (isinstance(error, OSError) and error.strerror)
+        if blame and summed is not False:  # not read yet, or found to be what was written
+            raise MachineError(
+                f"{path}: expected to read a checkpoint, found {blame}; the file may be sound: when it can be read, "
+                "start again"
+            ) from error
         raise FormatError(
             f"{path}: expected a checkpoint of tensors and plain values, found {_reason(error)}"
         ) from None

@@ -75,6 +75,9 @@ def last_state(folder: Path, label: str) -> dict[str, Any] | None:
 
     Damage is said. A damaged last state gets another name, or the next one written would make it the one before, in
     place of the good one.
+
+    Raises:
+        MachineError: a state cannot be read now, for want of memory perhaps; both stay where they are.
     """
     damaged = False
     for path in (folder / STATE, folder / PREVIOUS):
