@@ -11,7 +11,7 @@ from typing import Any
 
 from kdmvs import checkpoints, locks, ranks
 from kdmvs.errors import FormatError
-from kdmvs.formats.atomic import replacing
+from kdmvs.formats.atomic import remove, replacing
 
 STATE, PREVIOUS, DAMAGED = "state.pt", "previous.pt", "damaged.pt"
 
@@ -67,7 +67,7 @@ def save_state(folder: Path, content: Mapping[str, Any]) -> None:
 def drop_states(folder: Path) -> None:
     """Remove the states of a training that has ended."""
     for name in (STATE, PREVIOUS, DAMAGED):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
 
 
 def last_state(folder: Path, label: str) -> dict[str, Any] | None:
@@ -89,6 +89,7 @@ def last_state(folder: Path, label: str) -> dict[str, Any] | None:
             except FormatError as error:
                 damaged = True
                 print(f"{label}: {error}; looking for the state before it", file=sys.stderr)
+                remove(folder / DAMAGED)
                 path.replace(folder / DAMAGED)
             else:
                 return state
