@@ -33,9 +33,19 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write(part: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, with a place for the file's sum."""
+    """Write tensors and plain values, with a place for the file's sum.
+
+    Raises:
+        OSError: no space; torch raises a RuntimeError about positions on top of it.
+    """
     with part.open("wb") as file:
-        torch.save(dict(content), file)  # given a path, it would write the name of the temporary file into the bytes
+        try:
+            # given a path, it would write the name of the temporary file into the bytes
+            torch.save(dict(content), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.seek(-2, os.SEEK_END)  # the length of the archive's comment is its last entry
         file.write(len(seal.EMPTY).to_bytes(2, "little") + seal.EMPTY.encode())
 
