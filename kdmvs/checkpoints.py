@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdmvs.errors import FormatError, TrainingError
+from kdmvs import memory
+from kdmvs.errors import FormatError, MachineError, TrainingError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.torch_file import check_promises
@@ -32,9 +33,19 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write(part: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, with a place for the file's sum."""
+    """Write tensors and plain values, with a place for the file's sum.
+
+    Raises:
+        OSError: no space; torch raises a RuntimeError about positions on top of it.
+    """
     with part.open("wb") as file:
-        torch.save(dict(content), file)  # given a path, it would write the name of the temporary file into the bytes
+        try:
+            # given a path, it would write the name of the temporary file into the bytes
+            torch.save(dict(content), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.seek(-2, os.SEEK_END)  # the length of the archive's comment is its last entry
         file.write(len(seal.EMPTY).to_bytes(2, "little") + seal.EMPTY.encode())
 
@@ -48,7 +59,9 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     Raises:
         FormatError: the file is missing, truncated, not what was written, promises more than it holds, or holds
             anything else.
+        MachineError: nothing is known to be wrong with the file, and this machine cannot read it now.
     """
+    summed: bool | None = None
     try:
         summed = seal.check(path, AGAIN, required=sealed)
         with warnings.catch_warnings():
@@ -60,6 +73,12 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     except FormatError:
         raise
     except Exception as error:  # damaged bytes make the unpickler fail in every possible way
+        blame = memory.shortage(error) or (isinstance(error, OSError) and error.strerror)
+        if blame and summed is not False:  # not read yet, or found to be what was written
+            raise MachineError(
+                f"{path}: expected to read a checkpoint, found {blame}; the file may be sound: when it can be read, "
+                "start again"
+            ) from error
         raise FormatError(
             f"{path}: expected a checkpoint of tensors and plain values, found {_reason(error)}"
         ) from None

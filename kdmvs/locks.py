@@ -37,9 +37,11 @@ def take(path: Path) -> int | None:
     """The descriptor that holds a lock; None where another process has it.
 
     Raises:
+        LockedError: in its place is a link, which would have another file overwritten, or another user's file that
+            this one may not read.
         OSError: the file cannot be made, or its file system has no locks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_ino == path.stat().st_ino:
@@ -53,11 +55,30 @@ def take(path: Path) -> int | None:
     return None
 
 
+def _opened(path: Path) -> int:
+    """The file of a lock, made where there is none; another user's is read, which is enough to lock it."""
+    if path.is_symlink():
+        raise LockedError(f"{path}: expected a lock, found a link; remove it")
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except PermissionError:
+        if not path.exists():
+            raise
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except PermissionError:
+        raise LockedError(
+            f"{path}: expected a lock that may be read, found one of user {path.stat().st_uid}, who may be in there; "
+            "if not, remove it"
+        ) from None
+
+
 def sign(descriptor: int) -> None:
-    """Write into a lock's file who holds it, and since when."""
-    os.ftruncate(descriptor, 0)
+    """Write into a lock's file who holds it, and since when; it holds without, where the disk is full."""
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
 
 
 def holder(path: Path) -> str:

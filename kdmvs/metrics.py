@@ -23,7 +23,9 @@ class MetricsLog:
         self.rows: list[dict[str, Any]] = []
         self.written = 0
         if first and self.path.exists():
-            seal.check(self.path, f"remove it to go on without what was written down before step {first}")
+            seal.check(
+                self.path, required=True, remedy=f"remove it to go on without what was written down before step {first}"
+            )
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
             for row in self.rows:
@@ -60,7 +62,7 @@ class MetricsLog:
             columns.update(dict.fromkeys(row))
         sums = [{seal.KEY: seal.EMPTY}, *[{}] * (len(self.rows) - 1)]
         with replacing(self.path, sealed=bool(self.rows)) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*columns, seal.KEY], lineterminator="\n")
+            writer = csv.DictWriter(file, [*columns, *([seal.KEY] if self.rows else [])], lineterminator="\n")
             writer.writeheader()
             writer.writerows(row | sealed for row, sealed in zip(self.rows, sums, strict=False))
         self.board.flush()

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdmvs import checkpoints, locks, ranks
 from kdmvs.errors import FormatError
-from kdmvs.formats.atomic import replacing
+from kdmvs.formats.atomic import remove, replacing
 
 STATE, PREVIOUS, DAMAGED = "state.pt", "previous.pt", "damaged.pt"
 
@@ -67,7 +67,7 @@ def save_state(folder: Path, content: Mapping[str, Any]) -> None:
 def drop_states(folder: Path) -> None:
     """Remove the states of a training that has ended."""
     for name in (STATE, PREVIOUS, DAMAGED):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
 
 
 def last_state(folder: Path, label: str) -> dict[str, Any] | None:
@@ -75,6 +75,9 @@ def last_state(folder: Path, label: str) -> dict[str, Any] | None:
 
     Damage is said. A damaged last state gets another name, or the next one written would make it the one before, in
     place of the good one.
+
+    Raises:
+        MachineError: a state cannot be read now, for want of memory perhaps; both stay where they are.
     """
     damaged = False
     for path in (folder / STATE, folder / PREVIOUS):
@@ -86,6 +89,7 @@ def last_state(folder: Path, label: str) -> dict[str, Any] | None:
             except FormatError as error:
                 damaged = True
                 print(f"{label}: {error}; looking for the state before it", file=sys.stderr)
+                remove(folder / DAMAGED)
                 path.replace(folder / DAMAGED)
             else:
                 return state

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from kdmvs import checkpoints
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, KdmvsError
 from kdmvs.scans import Sample
 from kdmvs.types import Camera, PseudoLabel, ViewGroup
 
 NAME = "not_finite.pt"
-"""In the folder of a training; the first one stays, however often the training is started again."""
+"""In the folder of a training; it stays, however often the training is started again and ends in the same step."""
 
 KEYS = (
     "stage", "settings", "code", "network", "step", "part", "precision", "ranks", "threads", "device", "loss",
@@ -33,14 +33,23 @@ after the step's own forward pass: in training they are written and not read.
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file, unless there is one: a training that is started again ends in the same step.
+    """Write a file, unless there is one of this step: a training that is started again ends in the same.
 
     Raises:
         OSError: no space, no permission.
     """
-    if not path.exists():
+    if not _is_of(path, content):
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save(path, {key: content[key] for key in KEYS})
+
+
+def _is_of(path: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a file is there, sound, and of the same step of its training; other threads may lead to another."""
+    try:
+        there = read(path)
+    except KdmvsError:
+        return False
+    return all(there[key] == content[key] for key in ("step", "part"))
 
 
 def read(path: Path) -> dict[str, Any]:

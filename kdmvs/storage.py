@@ -217,10 +217,14 @@ def read_all(path: Path) -> None:
         FormatError: no HDF5, damaged, none of ours, or of a version that has a sum.
     """
     try:
+        check_attributes(path)
         with h5py.File(path, "r") as file:
+            kind = str(file.attrs.get("kind"))
+            if kind not in KINDS:
+                raise FormatError(f"{path}: expected maps of kind {', '.join(KINDS)}, found kind {shown(kind)}")
             if file.attrs.get("format") == FORMAT:
                 raise FormatError(f"{path}: expected a checksum in it, found none; the file is damaged, {AGAIN}")
-            for name, dtype in KINDS.get(str(file.attrs.get("kind")), {}).items():
+            for name, dtype in KINDS[kind].items():
                 maps = dataset_of(file, path, name, dtype)
                 if maps is None:
                     raise FormatError(f"{path}: expected maps called {name}, found none; {AGAIN}")

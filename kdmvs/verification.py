@@ -10,14 +10,13 @@ import argparse
 import csv
 import fcntl
 import inspect
-import json
 import os
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,14 @@ from typing import Any
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import is_abandoned
+from kdmvs.formats.csv_table import check_table
 from kdmvs.formats.manifest import read_manifest, sound_file
+from kdmvs.formats.text import LONGEST_LINE, read_json
 
 STATES = ("state.pt", "previous.pt", "damaged.pt")
 DO = "remove it and run snakemake again"
 """What makes a file anew, and then what was made from it."""
+DO_READ = "look at its rights and at the disk, then verify again"
 DO_STATE = "nothing to do: its training goes on from the state before it"
 DO_SCAN = "remove scan.json there and run snakemake again"
 DO_LINK = "it is a link: if your own file was changed, put that one back, or " + DO_SCAN
@@ -86,7 +88,8 @@ def checked(items: Sequence[Item]) -> list[Result]:
     """What is found of every file, in their order; as many at a time as there are processors."""
     from tqdm import tqdm
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(processors) as pool:
         found = tqdm(pool.map(_result, items), desc="verify", unit="file", total=len(items), disable=None, leave=False)
         return list(found)
 
@@ -99,7 +102,9 @@ def _result(item: Item) -> Result:
     except FormatError as error:
         wrong = str(error)
     except OSError as error:
-        wrong = f"{item.path}: expected a file that can be read, found {error.strerror or ' '.join(str(error).split())}"
+        reason = error.strerror or " ".join(str(error).split())
+        wrong = f"{item.path}: expected {item.kind} that can be read, found {reason}"
+        item = item if isinstance(error, FileNotFoundError) else replace(item, remedy=DO_READ)
     except Exception as error:  # what a parser stumbles over in damaged bytes
         wrong = f"{item.path}: expected {item.kind}, found {' '.join(str(error).split()) or type(error).__name__}"
     return Result(item, size, summed, wrong)
@@ -153,12 +158,17 @@ def _is_new(path: Path, seen: set[tuple[int, int]]) -> bool:
 
 
 def _files(path: Path, notes: list[str]) -> Iterator[Path]:
-    """Files in the order of their names, a scan's manifest before its files; hidden folders and links are left out."""
+    """Files in the order of their names, a scan's manifest before its files; hidden folders and links are left out.
+
+    Folders, too, that cannot be looked into, or that stand where a file of ours would.
+    """
     if not path.is_dir():
         yield path
         return
-    for folder, folders, names in os.walk(path):
+    closed: list[Path] = []
+    for folder, folders, names in os.walk(path, onerror=lambda error: closed.append(Path(error.filename))):
         here = Path(folder)
+        names += [name for name in folders if Path(name).suffix in KINDS and not (here / name / "scan.json").exists()]
         for name in sorted(name for name in folders if name.endswith(".part")):
             notes.append(_unfinished(here / name))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".part"))
@@ -169,6 +179,7 @@ def _files(path: Path, notes: list[str]) -> Iterator[Path]:
                 notes.append(_lock(here / name))
             else:
                 yield here / name
+    yield from closed
 
 
 def _unfinished(path: Path) -> str:
@@ -180,12 +191,15 @@ def _unfinished(path: Path) -> str:
 def _lock(path: Path) -> str:
     """Whether somebody holds a lock: the kernel knows, the file alone does not."""
     try:
+        seal.check_regular(path, "start the run again")
         with path.open("rb") as file:
             owner = file.read(200).decode(errors="replace").strip() or "another process"
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return f"{path}: held by {owner}; what lies there may still change"
+    except FormatError as error:
+        return str(error)
     except OSError as error:
         return f"{path}: cannot be read ({error.strerror})"
     return f"{path}: left behind by {owner}; it locks nothing, and you may remove it"
@@ -206,6 +220,9 @@ def _items(path: Path, left_out: Counter[str]) -> Iterator[Item]:
             linked = file.is_symlink() or (file.exists() and file.stat().st_nlink > 1)
             check = partial(_of_scan, path.parent, manifest, relative)
             yield Item(file, "file of a scan", check, DO_LINK if linked else DO_SCAN)
+        return
+    if path.is_dir():
+        yield Item(path, "folder", _folder)
         return
     name = path.name.split(".kept-")[0]
     kind = KINDS.get(Path(name).suffix.lower())
@@ -234,6 +251,13 @@ def _of_scan(folder: Path, manifest: dict[str, Any], relative: str, path: Path) 
         raise FormatError(f"{path}: expected a file that scan.json names, found none; prepare the scan again")
     sound_file(folder, manifest, relative)
     return True
+
+
+def _folder(path: Path) -> bool:
+    """One that cannot be looked into, or that stands where a file would."""
+    os.listdir(path)
+    seal.check_regular(path, "make the file again")
+    return False
 
 
 def _maps(path: Path) -> bool:
@@ -270,29 +294,38 @@ def _picture(path: Path) -> bool:
     """A PNG's chunks against their sums; a JPEG has none, and is decoded."""
     from kdmvs.formats import image
 
+    seal.check_regular(path, "make it again")
     return image.verify(path)
 
 
 def _json(path: Path) -> bool:
-    summed = seal.check(path, "make it again")
-    json.loads(path.read_bytes())
-    return summed
+    if seal.check(path, "make it again"):
+        return True
+    read_json(path, "JSON", "make it again")
+    return False
 
 
 def _table(path: Path) -> bool:
-    summed = seal.check(path, "make it again")
+    if check_table(path, "make it again"):
+        return True
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file, strict=True))
-    uneven = next((k for k, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
+        rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), strict=True)
+        cells = len(next(rows))
+        uneven = next((number for number, row in enumerate(rows, 2) if len(row) != cells), None)
     if uneven is not None:
-        raise FormatError(f"{path} row {uneven}: expected {len(rows[0])} cells as in the first, found another number")
-    return summed
+        raise FormatError(f"{path} row {uneven}: expected {cells} cells as in the first, found another number")
+    return False
 
 
 def _text(path: Path) -> bool:
-    summed = seal.check(path, "make it again")
-    path.read_bytes().decode("utf-8")
-    return summed
+    if seal.check(path, "make it again"):
+        return True
+    if not path.stat().st_size:
+        raise FormatError(f"{path}: expected a text, found nothing in it")
+    with path.open(encoding="utf-8") as file:
+        while file.read(seal.AT_ONCE):
+            pass
+    return False
 
 
 KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {

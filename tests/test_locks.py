@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -133,3 +134,45 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_run_goes_on(results, ca
         pass
     said = capsys.readouterr().err
     assert re.fullmatch(r"kdmvs: \S+/results/demo/lock: cannot lock \(File exists\); going on without\n", said)
+
+
+def test_a_full_disk_takes_the_name_of_the_holder_and_not_the_lock(results, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with locks.alone(results):
+        assert locks.take(results / "lock") is None
+        assert locks.holder(results / "lock") == "another process"
+
+
+def test_a_link_in_a_lock_s_place_is_refused_and_what_it_leads_to_stays(results, tmp_path):
+    """A stranger's folder of results may hold one to a file of the user's."""
+    results.mkdir(parents=True)
+    (tmp_path / "mine").write_text("precious")
+    (results / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(locks.LockedError, match="lock: expected a lock, found a link; remove it"), locks.alone(results):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_lock_of_another_user_counts(results, other, monkeypatch, capsys, readable):
+    """In a folder that a group writes to, whatever the other one's umask."""
+    real = os.open
+
+    def may_not(path: Path, flags: int, *mode: int) -> int:
+        if Path(path).name == "lock" and (flags & os.O_RDWR or not readable):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", may_not)
+    found = f"found process {other.pid}" if readable else f"found one of user {os.getuid()}, .*; if not, remove it"
+    with pytest.raises(locks.LockedError, match=found), locks.alone(results):
+        pass
+    if readable:
+        other.send_signal(signal.SIGKILL)
+        other.wait(60)
+        with locks.alone(results):
+            assert locks.take(results / "lock") is None
+    assert capsys.readouterr().err == ""

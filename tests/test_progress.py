@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from kdmvs import locks, progress
+from kdmvs.errors import MachineError
 
 HOLDER = """
 import sys, time
@@ -126,3 +127,31 @@ def test_a_damaged_last_state_never_takes_the_place_of_the_good_one_before_it(tm
     assert found is not None and found["step"] == 1
     progress.drop_states(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["kdmvs.formats.seal.open", "torch.load"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_state_that_cannot_be_read_now_is_kept_and_no_training_starts_anew(
+    tmp_path: Path, monkeypatch, place: str, error: Exception
+) -> None:
+    """A job with too little memory, or a disk that hesitates, must not cost the days that lie in both states."""
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, state(2))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(place, fail, raising=False)
+        with pytest.raises(MachineError, match=r"state\.pt: expected to read a checkpoint, found .*; .* start again$"):
+            progress.last_state(tmp_path, "teacher")
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,13 +75,36 @@ def test_a_validation_that_is_not_finite_stops_and_leaves_a_reproducer_too(tmp_p
     assert reproducer.read(tmp_path / reproducer.NAME)["part"] == "validation"
 
 
-def test_a_full_disk_does_not_hide_the_loss(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("there", ["of another step", "damaged"])
+def test_the_file_that_a_message_names_is_of_its_step(tmp_path, there):
+    path = tmp_path / reproducer.NAME
+    reproducer.save(path, dict.fromkeys(reproducer.KEYS) | {"step": 7, "part": "training"})
+    if there == "damaged":
+        path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(TrainingError, match=r"at step 0, .*; `kdmvs replay .*not_finite\.pt` shows it again; lower"):
+        training.fit(Network(), broken("nan"), Pictures(), schedule(), progress=tmp_path)
+    assert reproducer.read(path)["step"] == 0
 
-    monkeypatch.setattr(reproducer.checkpoints, "save", full)
+
+def test_a_full_disk_does_not_hide_the_loss(tmp_path, monkeypatch):
+    """As torch says it: its RuntimeError is about positions in the archive."""
+    real = Path.open
+
+    def opened(path: Path, *how: Any, **more: Any) -> Any:
+        return Full() if path.name.startswith(reproducer.NAME) else real(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(TrainingError, match=r"found loss nan .* no reproducer could be written .*No space left"):
         training.fit(Network(), broken("nan"), Pictures(), schedule(), progress=tmp_path)
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is soon full."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() > 500:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
 
 
 def sample(k: int, masks: bool = True, even: bool = True) -> Sample:

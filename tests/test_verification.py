@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -162,6 +163,64 @@ def test_what_was_left_behind_is_said_and_nothing_wrong(results: Path, capsys) -
         fcntl.flock(held, fcntl.LOCK_EX)
         assert verify(results) == 0
     assert "lock: held by process 1 on another" in capsys.readouterr().out
+
+
+def test_what_is_no_file_or_cut_to_nothing_is_named_and_nothing_is_waited_for(results: Path, capsys) -> None:
+    """Folders and pipes in the place of artifacts, and files whose end went with the place of their sum."""
+    table = (results / "summary.csv").read_bytes()
+    cuts = {"cut.csv": table[: table.index(b"\n") + 1], "cut2.csv": table[:9], "cut.md": b"", "cut.txt": b""}
+    for name, data in cuts.items():
+        (results / name).write_bytes(data)
+    os.mkfifo(results / "pipe.h5")
+    os.mkfifo(results / "pipe.png")
+    os.mkfifo(results / "lock")
+    (results / "fused.ply").mkdir()
+    (results / "gone.h5").symlink_to("nowhere")
+    with h5py.File(results / "foreign.h5", "w") as file:
+        file.attrs["kind"] = "measurements"
+    shutil.copytree(results / "scans" / "plane", results / "scans" / "house.png")  # a scan that is called so
+    bad = [*cuts, "pipe.h5", "pipe.png", "fused.ply", "gone.h5", "foreign.h5"]
+    assert verify(results) == 2
+    said, error = capsys.readouterr()
+    for name in bad:
+        assert re.search(rf"^{re.escape(str(results / name))}: expected .+ -> remove it", said, re.MULTILINE), name
+    assert f"{results / 'lock'}: expected a file, found a pipe" in said
+    assert error.startswith(f"kdmvs verify: {len(bad)} of ")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_success(results: Path, capsys, monkeypatch) -> None:
+    closed = results / "scans" / "plane" / "masks"
+    real = os.scandir, os.listdir
+
+    def refuse(which: int, path: str | Path) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real[which](path)
+
+    monkeypatch.setattr(os, "scandir", partial(refuse, 0))
+    monkeypatch.setattr(os, "listdir", partial(refuse, 1))
+    assert verify(results) == 2
+    said = f"{closed}: expected folder that can be read, found Permission denied -> look at its rights"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json", "a.md"])
+def test_a_large_file_that_somebody_left_there_is_not_held_in_memory(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.write(b"a,b\n")
+        file.truncate(1 << 28)
+    command = """
+import resource, sys
+from pathlib import Path
+from kdmvs import verification
+items = verification.gathered([Path(sys.argv[1])])[0]
+here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (here + (1 << 27),) * 2)
+print(*(result.wrong for result in verification.checked(items)))
+"""
+    found = subprocess.run([sys.executable, "-c", command, tmp_path], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("None\n" if name in ("a.txt", "a.md") else f"{tmp_path / name}: expected")
+    assert "MemoryError" not in found.stdout and len(found.stdout) < 500
 
 
 def test_nothing_to_verify_is_no_success(tmp_path: Path, capsys) -> None:

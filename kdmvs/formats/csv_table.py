@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdmvs.errors import FormatError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 
@@ -13,10 +15,30 @@ if TYPE_CHECKING:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table and its sum (`formats.seal`); one without rows has no place for a sum and none."""
-    sums = [seal.EMPTY, *[""] * (len(table) - 1)][: len(table)]
-    with replacing(path, sealed=len(table) > 0) as part:
-        table.assign(**{seal.KEY: sums}).to_csv(part, index=False)
+    """Write a table and its sum (`formats.seal`); one without rows has no place for a sum, and no column for it."""
+    sums = {seal.KEY: [seal.EMPTY, *[""] * (len(table) - 1)]} if len(table) else {}
+    with replacing(path, sealed=bool(sums)) as part:
+        table.assign(**sums).to_csv(part, index=False)
+
+
+def check_table(path: Path, remedy: str) -> bool:
+    """Whether a table has a sum; refuse one that is not what was written, or whose end is missing.
+
+    Raises:
+        FormatError: it was changed, cut or damaged since it was written.
+        OSError: it cannot be read.
+    """
+    if seal.check(path, remedy):
+        return True
+    with path.open("rb") as file:
+        head = file.readline(seal.WINDOW).decode(errors="replace")
+        file.seek(max(0, path.stat().st_size - 1))
+        ends = file.read() == b"\n"
+    if seal.KEY in next(csv.reader([head]), []):
+        raise FormatError(f"{path}: expected a checksum in its first row, found none; the file was cut, {remedy}")
+    if not ends:
+        raise FormatError(f"{path}: expected a table whose last line ends, found none; the file was cut, {remedy}")
+    return False
 
 
 def read_csv(path: Path, remedy: str) -> pd.DataFrame:
@@ -29,5 +51,5 @@ def read_csv(path: Path, remedy: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    seal.check(path, remedy)
+    check_table(path, remedy)
     return pd.read_csv(path).drop(columns=seal.KEY, errors="ignore")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 import zlib
 from pathlib import Path
@@ -66,9 +67,11 @@ def check(path: Path, remedy: str, *, required: bool = False, whole_up_to: int |
         whole_up_to: bytes up to which all of the file is summed; of a longer one its size alone is compared.
 
     Raises:
-        FormatError: the file was changed, cut or damaged after it was written, or has no seal and needs one.
+        FormatError: the file was changed, cut or damaged after it was written, has no seal and needs one, or is no
+            file: a folder, or a pipe, which would be waited for.
         OSError: it cannot be read.
     """
+    check_regular(path, remedy)
     with open(path, "rb", buffering=0) as file:
         at = _place(file)
         if at is None:
@@ -98,6 +101,18 @@ def check(path: Path, remedy: str, *, required: bool = False, whole_up_to: int |
         if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S:
             _sound.add(key)
         return True
+
+
+def check_regular(path: Path, remedy: str) -> None:
+    """Refuse what is no file: a folder in its place, or a pipe, which whoever opens it would wait for.
+
+    Raises:
+        FormatError: it is no file.
+        OSError: there is none.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        found = "a folder" if path.is_dir() else "a pipe or a device"
+        raise FormatError(f"{path}: expected a file, found {found}; remove it, and {remedy}")
 
 
 def crc32(path: Path) -> int:

@@ -238,7 +238,7 @@ def is_finished(out: Path, metrics: Path, folder: Path, scans: Path) -> bool:
     for place in (folder.resolve(), *others):
         try:
             if checkpoints.read(place / FINISHED).get("resume_key") == folder.name:
-                seal.check(place / "metrics.csv", "train again")
+                seal.check(place / "metrics.csv", "train again", required=True)
                 if place != folder.resolve():
                     give(place, folder / FINISHED, folder / "metrics.csv")
                 give(folder, out, metrics)

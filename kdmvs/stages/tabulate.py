@@ -87,6 +87,6 @@ def run(
         about.insert(1, f"The paper: {data}, whole epochs. Numbers can be compared only where data and schedule can.")
     text = written.markdown(title_of(table), about)
     with replacing(out, sealed=True) as part:
-        part.write_text(f"{text}\n<!-- {seal.EMPTY} -->\n")
+        part.write_text(f"<!-- {seal.EMPTY} -->\n{text}\n")
     write_csv(numbers, written.numbers())
     print(text)

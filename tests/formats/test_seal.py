@@ -55,7 +55,10 @@ FORMATS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], Any]]] = 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_changed_byte_is_read_and_no_cut_file(tmp_path: Path, name: str) -> None:
-    """Every byte but those of the mark itself: without a mark a file is one of others, and its content as it was."""
+    """Every byte but those of the mark itself: without a mark a file is one of others, and its content as it was.
+
+    Cut before the mark it is one of others, too, and its parser finds that its end is missing.
+    """
     file_name, write, read = FORMATS[name]
     write(tmp_path / file_name)
     data, changed = (tmp_path / file_name).read_bytes(), tmp_path / f"changed_{file_name}"
@@ -65,7 +68,7 @@ def test_no_changed_byte_is_read_and_no_cut_file(tmp_path: Path, name: str) -> N
         changed.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 7]) + data[at + 1 :])
         with pytest.raises(FormatError, match=rf"changed_{file_name}: expected"):
             read(changed)
-    for kept in range(mark + len(seal.MARK), len(data), 97):
+    for kept in set(range(1, len(data), 1 if name == "table" else 97)) - set(range(mark, mark + len(seal.MARK))):
         changed.write_bytes(data[:kept])
         with pytest.raises(FormatError, match=rf"changed_{file_name}: expected"):
             read(changed)

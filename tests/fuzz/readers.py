@@ -255,7 +255,7 @@ TABLE = [
     ),
     Reader("pair.txt", lambda: test_fuzz_layout.PAIR, pair.read_pair, (pair.read_pair, text.lines)),
     Reader("map.pfm", lambda: test_fuzz_layout.PFM, pfm.read_pfm, (pfm.read_pfm,)),
-    Reader("table.csv", lambda: in_a_file(table, "a.csv"), use_table, (csv_table.read_csv,)),
+    Reader("table.csv", lambda: in_a_file(table, "a.csv"), use_table, (csv_table.read_csv, csv_table.check_table)),
     Reader("cloud.ply", lambda: test_fuzz_layout.CLOUD, use_cloud, (ply.read_ply, ply.count_points, ply.check_finite)),
     Reader("text.ply", lambda: test_fuzz_layout.TEXT_CLOUD, ply.read_ply, (ply.read_ply,)),
     Reader("mesh.ply", lambda: MESH, ply.read_ply, (ply.read_ply,)),
@@ -277,6 +277,7 @@ TABLE = [
     Reader("groundtruth.txt", test_tum.TEXT.encode, tum.read_trajectory, (tum.read_trajectory,)),
     Reader("depth.h5", lambda: in_a_file(views_file, "a.h5"), use_views, (storage.open_views, storage.ViewsFile)),
     Reader("old.h5", lambda: in_a_file(old_views_file, "a.h5"), use_views, (storage.open_views,)),
+    Reader("verified.h5", lambda: in_a_file(old_views_file, "a.h5"), storage.read_all, (storage.read_all,)),
     Reader("new.pt", partial(saved, False), use_checkpoint, (checkpoints.read, torch_file.check_promises)),
     Reader("legacy.pt", partial(saved, True), use_checkpoint, (checkpoints.read, torch_file.check_promises)),
     Reader(
@@ -316,7 +317,7 @@ def sparse_points(save: Callable[..., None]) -> bytes:
 
 NOT_READERS = {
     cam.check_intrinsic, pose.check_rotation, pose.check_rigid, pose.check_focal,
-    seal.check, seal.crc32, seal.fill, manifest.sound_file, text.inside, colmap.model_suffix,
+    seal.check, seal.check_regular, seal.crc32, seal.fill, manifest.sound_file, text.inside, colmap.model_suffix,
 }  # fmt: skip
 """They begin as readers do, and check numbers, sum bytes on behalf of the readers, or look at names alone."""
 
