@@ -8,7 +8,7 @@ about 12 GB at 100 million points and is emptied at the end.
 
 The figure is the rise of the resident set above what the process held before, with torch loaded and the work done once
 on something small. One thread and one arena of glibc's, as jobs run. The cache of decoded images, which a process fills
-to 128 MiB, is held to 8 MiB here: 100 views fill it too, so what still grows grows with the views.
+to 128 MiB, is held to 2 MiB here: 100 views fill it too, so what still grows grows with the views.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import ROOT, _resident
+from kdmvs import memory
 from kdmvs.gpu import ENVIRONMENT
 
 RESULTS = Path(__file__).parent / "results" / "bounds.json"
-SIZE, FUSED_SIZE, PREPARED_SIZE = (192, 256), (512, 640), (96, 128)
+SIZE, FUSED_SIZE, PREPARED_SIZE = (96, 128), (512, 640), (64, 96)
 """Of the long scan, of the one that is fused to many points, of what is prepared from the first."""
-VIEWS, POINTS, PART = (100, 1000), (10, 30, 100), 500_000
+VIEWS, POINTS, PART = (100, 300, 1000), (10, 30, 100), 500_000
 NETWORK = {"hypotheses": (8, 8, 8), "feature_channels": 2, "regulariser_channels": (2, 2, 2)}
+MOST_OF_ALL = 300
+"""Views up to which gipuma is measured, which asks all views about each."""
 RADIUS = 0.2
 """DTU's thinning, in the unit of the surface."""
 
@@ -172,9 +175,7 @@ def cloud_work(name: str, folder: Path, millions: float) -> Callable[[], object]
         corners = np.array([[-260.0, -260, 0], [260, -260, 0], [260, 260, 0], [-260, 260, 0]])
         volume = CropVolume("z", -100.0, 100.0, corners)
         stand = np.random.default_rng(0).normal(size=(30, 3)) * 100
-        return tanks_and_temples.score(
-            points(), reference.points.numpy(), stand, stand, volume, tau=0.5, seed=0
-        )
+        return tanks_and_temples.score(points(), reference.points.numpy(), stand, stand, volume, tau=0.5, seed=0)
 
     works: dict[str, Callable[[], object]] = {
         "cloud_verify": lambda: verification.run([str(cloud)]),
@@ -252,7 +253,7 @@ def measured(name: str, folder: Path, amount: float) -> dict[str, float]:
     from kdmvs.formats import image
 
     torch.set_num_threads(1)
-    image.CACHE_BYTES = 8 * 2**20
+    image.CACHE_BYTES = 2 * 2**20
     work: Callable[[str, Path, Any], Callable[[], object]] = cloud_work if name.startswith("cloud") else scan_work
     small = 0.01 if name.startswith("cloud") else 4
     silent = io.StringIO()
@@ -268,7 +269,12 @@ def measured(name: str, folder: Path, amount: float) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
         again()
-    return {"before": before, "rise": _resident("VmHWM") - before}
+    found = {"before": before, "rise": _resident("VmHWM") - before}
+    if name == FUSED:
+        from kdmvs.formats.ply import count_points
+
+        found["points"] = count_points(folder / f"fused{amount}.ply")
+    return found
 
 
 def _fusing(folder: Path, views: int) -> Callable[[], object]:
@@ -293,6 +299,73 @@ def child(*words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def read_results(path: Path = RESULTS) -> dict[str, dict[str, dict[str, float]]]:
+    """Of every case, by views or million points, what was `measured`."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def page() -> list[str]:
+    """What follows in docs/costs.md."""
+    found = read_results()
+    views, points = (_amounts(found, cases) for cases in (OF_SCANS, OF_CLOUDS))
+    height, width = SIZE
+    lines = [
+        "### Long scans and large clouds",
+        "",
+        "Measured by `python -m benchmarks.bounds`: the rise of the resident set of a process that has done the same on a "
+        "small one, one thread, in MiB. The first table is of scans with photographs, masks and measured depth "
+        f"of {height} x {width}: all images of a scan would be {3 * height * width / 2**20:.2f} MiB per view, all "
+        f"depth {4 * height * width / 2**20:.2f}. A process keeps decoded images up to 128 MiB; here it was held to 2, "
+        "so that what still grows grows with the views.",
+        "",
+        "| stage | " + " | ".join(f"{it} views" for it in views) + " | per view more, KiB |",
+        "| --- |" + " ---: |" * (len(views) + 1),
+    ]
+    for case, words in OF_SCANS.items():
+        of = found.get(case, {})
+        lines.append(f"| {words} | {_cells(of, views)} | {_growth(of, views, 1024)} |")
+    fused = _amounts(found, [FUSED])
+    if fused:
+        of = found[FUSED]
+        told = ", ".join(f"{of[it]['rise']:.0f} MiB for {it} views" for it in fused)
+        many = ", ".join(f"{of[it]['points'] / 1e6:.0f}" for it in fused)
+        lines += [
+            "",
+            f"Fusion writes a view's points when it has them: {told} of {FUSED_SIZE[0]} x {FUSED_SIZE[1]} "
+            f"({many} million points).",
+        ]
+    lines += [
+        "",
+        "| work on one cloud of ... million points | " + " | ".join(points)
+        + " | per point more, bytes | counted before, bytes per point |",
+        "| --- |" + " ---: |" * (len(points) + 2),
+    ]  # fmt: skip
+    for case, words in OF_CLOUDS.items():
+        of, least = found.get(case, {}), memory.PER_POINT[LEAST[case]] if case in LEAST else "-"
+        if case in ("cloud_figure6", "cloud_figure7"):
+            least = memory.PER_POINT["drawn"] + memory.PER_POINT["compared"]
+        lines.append(f"| {words} | {_cells(of, points)} | {_growth(of, points, 2**20 / 1e6)} | {least} |")
+    return [*lines, ""]
+
+
+def _amounts(found: dict[str, dict[str, dict[str, float]]], cases: Iterable[str]) -> list[str]:
+    """On how much some cases were measured, least first."""
+    return sorted({amount for case in cases for amount in found.get(case, {})}, key=float)
+
+
+def _cells(of: dict[str, dict[str, float]], amounts: Sequence[str]) -> str:
+    return " | ".join(f"{of[it]['rise']:.0f}" if it in of else "-" for it in amounts)
+
+
+def _growth(of: dict[str, dict[str, float]], amounts: Sequence[str], unit: float) -> str:
+    """Between the least and the most that was measured, in the unit's part of a MiB."""
+    there = [it for it in amounts if it in of]
+    if len(there) < 2:
+        return "-"
+    low, high = there[0], there[-1]
+    return f"{unit * (of[high]['rise'] - of[low]['rise']) / (float(high) - float(low)):.3g}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
@@ -311,7 +384,7 @@ def main() -> int:
         else:
             print(json.dumps(measured(name, Path(folder), float(amount) if "." in amount else int(amount))))
         return 0
-    found: dict[str, dict[str, dict[str, float]]] = json.loads(given.out.read_text()) if given.out.exists() else {}
+    found = read_results(given.out)
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="bounds-") as name:
         for case, amount in _cases(Path(name), given):
             if given.only and case not in given.only:
@@ -330,7 +403,7 @@ def _cases(folder: Path, given: argparse.Namespace) -> Iterator[tuple[str, float
         if given.only and not set(given.only) & set(OF_SCANS):
             break
         child("make-scan", str(folder), str(views))
-        yield from ((case, views) for case in OF_SCANS)
+        yield from ((case, views) for case in OF_SCANS if views <= MOST_OF_ALL or case != "fuse_gipuma")
         for path in folder.glob(f"*{views}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for views in given.fused if not given.only or FUSED in given.only else ():

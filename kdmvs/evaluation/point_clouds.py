@@ -221,9 +221,7 @@ def _slabs(values: Float[np.ndarray, " n"], low: float, side: float) -> list[tup
     return list(pairwise(edges.tolist()))
 
 
-def _within(
-    values: Float[np.ndarray, " n"], low: float, side: float, first: int, end: int
-) -> Int64[np.ndarray, " k"]:
+def _within(values: Float[np.ndarray, " n"], low: float, side: float, first: int, end: int) -> Int64[np.ndarray, " k"]:
     """The places of the coordinates whose layers are from `first` on and before `end`."""
     found = []
     for start in range(0, len(values), POINTS_AT_ONCE):

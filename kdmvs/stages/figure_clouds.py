@@ -164,4 +164,3 @@ def precision_and_recall(
         columns.append(Column(name, words, (precision, recall)))
     label = f"distance ({scan.unit}); $\\tau$ = {tau:.3g} {scan.unit}"
     return [f"precision:\npoints to the {origin}", f"recall:\n{origin} to points"], columns, (SCALE_ENDS * tau, label)
-

@@ -169,7 +169,12 @@ def sampled(clouds: Sequence[Callable[[], PointCloud]]) -> list[Tensor]:
     """Equally many points of every cloud that has any; the clouds are read one after the other, and none is kept."""
     from kdmvs.figures import rendering
 
-    parts = [(rendering.sampled(points), len(points)) for cloud in clouds if len(points := cloud().points)]
+    parts = []
+    for cloud in clouds:
+        points = cloud().points
+        if len(points):
+            parts.append((rendering.sampled(points, rendering.SAMPLE), len(points)))
+        del points  # before the next one is read
     share = max(1000, min((len(part) for part, _ in parts), default=0))
     # Of those that were drawn the first ones are what drawing fewer would have given.
     return [part[:share] if count > len(part) else rendering.sampled(part, share) for part, count in parts]
