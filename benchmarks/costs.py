@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory
+from benchmarks import bounds, memory
 from kdmvs.config import RunSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -364,6 +364,7 @@ def _lines(unit: dict[str, float | None]) -> Iterator[str]:
         "",
     ]
     yield from memory.page()
+    yield from bounds.page()
 
 
 def _column(case: Case, unit: dict[str, float | None]) -> Iterator[tuple[str, str]]:

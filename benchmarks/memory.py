@@ -86,8 +86,8 @@ def page() -> list[str]:
         "measured on a CPU in float32 they hold 1.1 to 3.3 times the count, never less. On a GPU nothing was measured: "
         "the count is halved for bfloat16. Maps: `check` keeps at most 36 of an image's size, `fuse` 43. Clouds: "
         f"`evaluate` holds at least {memory.PER_POINT['thinned']} bytes per fused point by the plain and DTU's "
-        f"protocol, {memory.PER_POINT['scored']} by the others, pictures {memory.PER_POINT['drawn']} per point of all "
-        "models together.",
+        f"protocol, {memory.PER_POINT['scored']} by the others, pictures {memory.PER_POINT['drawn']} per point of the "
+        f"largest cloud, those of errors {memory.PER_POINT['compared']} per point of all models more.",
         "",
         "| network | work | batch x views, image | settings | at least, MiB | measured, MiB |",
         "| --- | --- | --- | --- | ---: | ---: |",

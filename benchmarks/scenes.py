@@ -77,8 +77,11 @@ def neighbours(views: int) -> list[list[int]]:
     return [[j for j in row.tolist() if j != i][:NEIGHBOURS] for i, row in enumerate(order)]
 
 
-def write(folder: Path, views: int, size: tuple[int, int] = SIZE) -> tuple[Path, Path]:
-    """A scan in the one layout and its depth file: paths of scan.json and depth.h5."""
+def write(folder: Path, views: int, size: tuple[int, int] = SIZE, *, measured: bool = False) -> tuple[Path, Path]:
+    """A scan in the one layout and its depth file: paths of scan.json and depth.h5.
+
+    `measured`: with measured depth, which is exact, and masks, which leave everything.
+    """
     found, near = cameras(views, size), neighbours(views)
     random = np.random.default_rng(0)
     coarse = random.integers(0, 255, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
@@ -88,7 +91,10 @@ def write(folder: Path, views: int, size: tuple[int, int] = SIZE) -> tuple[Path,
         for i, camera in enumerate(found):
             others = [(j, 1.0) for j in near[i]]
             depths = (DISTANCE * 0.8, DISTANCE * 1.3)
-            out.add_view([np.roll(image, i, 1)], camera.K.numpy(), camera.cam_from_world.numpy(), depths, others)
+            truth = (exact_depth(camera, size), np.ones(size, dtype=bool)) if measured else (None, None)
+            out.add_view(
+                [np.roll(image, i, 1)], camera.K.numpy(), camera.cam_from_world.numpy(), depths, others, *truth
+            )
     attributes = {"scan": "bumps", "settings": "{}", "code": "benchmark"}
     with storage.create(
         folder / f"depth{views}.h5", kind="depth", views=views, size=size, attributes=attributes

@@ -185,9 +185,9 @@ def cloud_bytes(points: int, work: str) -> float:
     return float(points * PER_POINT[work])
 
 
-PER_POINT = {"thinned": 110, "scored": 36, "drawn": 27}
-"""Bytes: of `evaluate` by a protocol that thins (measured with 10 million: 135), by one that does not (positions in
-float32 and float64), and of a picture (what a file says of a point)."""
+PER_POINT = {"thinned": 20, "scored": 36, "drawn": 20, "compared": 8}
+"""Bytes: of `evaluate` by a protocol that thins, by one that does not (positions in float32 and float64), of the
+largest cloud of a picture, and of all clouds of a picture of their errors."""
 
 
 def map_bytes(maps: int, image: tuple[int, int]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from kdmvs.errors import DataError
-from kdmvs.evaluation.point_clouds import distances, thin
+from kdmvs.evaluation.point_clouds import POINTS_AT_ONCE, distances, thin
 from kdmvs.formats.dtu_masks import Observability
 
 
@@ -78,7 +78,7 @@ def score(
     for name, points in (("cloud", cloud), ("reference cloud", reference)):
         if not len(points):
             raise DataError(f"expected a {name} with points, found none")
-    thinned = cloud[thin(cloud, thinning, seed)]
+    thinned = cloud[thin(cloud, thinning, seed)].astype(np.float64, copy=False)
     asked, above = thinned[in_mask(thinned, observability)], reference[is_above(reference, plane)]
     box = observability.low, observability.high
     # Only who counts is asked; everyone is a target.
@@ -137,11 +137,13 @@ def block_distances(
 
 def in_mask(points: Float[np.ndarray, "n 3"], observability: Observability) -> Bool[np.ndarray, " n"]:
     """Whether voxel round((p - BB1) / Res + 1), counted from 1, lies in the array and is observable."""
-    places = half_away((points - observability.low) / observability.step + 1)
-    there = np.flatnonzero(((places >= 1) & (places <= observability.voxels.shape)).all(axis=1))
-    x, y, z = places[there].astype(np.int64).T - 1
     answer = np.zeros(len(points), dtype=bool)
-    answer[there] = observability.voxels[x, y, z]
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        some = points[start : start + POINTS_AT_ONCE]
+        places = half_away((some - observability.low) / observability.step + 1)
+        there = np.flatnonzero(((places >= 1) & (places <= observability.voxels.shape)).all(axis=1))
+        x, y, z = places[there].astype(np.int64).T - 1
+        answer[start + there] = observability.voxels[x, y, z]
     return answer
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from kdmvs.errors import DataError
-from kdmvs.evaluation.point_clouds import LEAST_POINTS, distances
+from kdmvs.evaluation.point_clouds import LEAST_POINTS, POINTS_AT_ONCE, distances
 from kdmvs.parallel import in_bands
 
 VOXEL = 0.01
@@ -119,7 +119,7 @@ def score(
         DataError: no scan has a point.
     """
     limits = sorted(tolerances)
-    world = cloud.astype(np.float64)
+    world = cloud.astype(np.float64, copy=False)
     nearest, free = np.full(len(world), np.inf), np.zeros(len(world), dtype=bool)
     complete, measured = VoxelMean(len(limits)), 0
     for hits, world_from_scan in scans:
@@ -128,15 +128,18 @@ def score(
         measured += len(hits)
         here = hits.astype(np.float64) @ world_from_scan[:3, :3].T + world_from_scan[:3, 3]
         away = distances(here, world, VOXEL) if len(world) else np.full(len(here), np.inf)
-        complete.add(here, [away <= t for t in limits], [np.ones(len(here), dtype=bool)] * len(limits))
+        _add(complete, here, [away <= t for t in limits], [np.ones(len(here), dtype=bool)] * len(limits))
         del here, away
         scan_from_world = np.linalg.inv(world_from_scan)
-        along_beams(world @ scan_from_world[:3, :3].T + scan_from_world[:3, 3], hits, nearest, free)
+        seen = world @ scan_from_world[:3, :3].T
+        seen += scan_from_world[:3, 3]
+        along_beams(seen, hits, nearest, free)
+        del seen
     if not measured:
         raise DataError("expected laser scans with points, found none")
     accurate = VoxelMean(len(limits))
     right = [nearest <= t for t in limits]
-    accurate.add(world, right, [near | free for near in right])
+    _add(accurate, world, right, [near | free for near in right])
     accuracy = dict(zip(limits, accurate.means(), strict=True))
     completeness = dict(zip(limits, complete.means(), strict=True))
     unobserved = [float(1 - (near | free).mean()) if len(world) else 0.0 for near in right]
@@ -148,6 +151,18 @@ def score(
         points=len(world),
         reference_points=measured,
     )
+
+
+def _add(
+    mean: VoxelMean,
+    points: Float64[np.ndarray, "n 3"],
+    true: Sequence[Bool[np.ndarray, " n"]],
+    asked: Sequence[Bool[np.ndarray, " n"]],
+) -> None:
+    """`VoxelMean.add`, some points at a time: it holds some hundred bytes of each."""
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        some = slice(start, start + POINTS_AT_ONCE)
+        mean.add(points[some], [mask[some] for mask in true], [mask[some] for mask in asked])
 
 
 def along_beams(

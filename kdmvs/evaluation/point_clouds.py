@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from kdmvs.geometry import unproject
 from kdmvs.parallel import in_bands
 from kdmvs.types import Camera
 
+POINTS_AT_ONCE = 1 << 21
+"""Points in hand at a time, with all that is worked out for them; of a larger cloud the others wait."""
+SLAB_SAMPLES = 100_000
 QUERIES_AT_ONCE = 2048
 """Points whose balls are looked up together; most of a dense cloud is gone after the first few thousand."""
 WIDER = 1 + 1e-6
@@ -97,7 +101,9 @@ def score(
             "the reference cloud's median spacing is 0 (most of its points coincide); set evaluation.thinning"
         )
     limit = CUTOFF_RADII * radius if cutoff is None else cutoff
-    thinned, reference = cloud[thin(cloud, radius, seed)], reference[thin(reference, radius, seed)]
+    thinned, reference = (
+        points[thin(points, radius, seed)].astype(np.float64, copy=False) for points in (cloud, reference)
+    )
     to_reference, to_cloud = distances(thinned, reference, radius), distances(reference, thinned, radius)
     near, covered = to_reference[to_reference < limit], to_cloud[to_cloud < limit]
     precision = {t: float((to_reference < t * radius).mean()) for t in thresholds}
@@ -128,34 +134,100 @@ def thin(points: Float[np.ndarray, "n 3"], radius: float, seed: int) -> Bool[np.
     """Which points stay when, visited in random order, each one still alive deletes all others within `radius`.
 
     DTU's step 1, exactly: no two points that stay are within the radius, every point that goes has one that is.
-    """
-    from kdmvs.kernels.neighbours import GOES, STAYS, decide, undecided
 
-    order = np.random.default_rng(seed).permutation(len(points))
-    low, side = points.min(axis=0), radius * WIDER
+    Slabs of some `POINTS_AT_ONCE` points are decided one after the other, as far as what lies beside them allows, and
+    again until all are: beside the points 13 bytes of each are held, and some hundred of those in hand.
+    """
+    from kdmvs.kernels.neighbours import GOES, STAYS, UNDECIDED
+
+    low, side = points.min(axis=0).astype(np.float64), radius * WIDER
     extent = np.floor((points.max(axis=0) - low) / side) + 3
     if np.prod(extent) > MOST_CUBES:
-        return thin_by_tree(points, radius, order)
-    shape = extent.astype(np.int64)
-    visited = np.ascontiguousarray(points[order], dtype=np.float64)
-    keys, rank = _in_cubes(visited, low, side, shape)  # within a cube in the order of visiting
-    visited = visited[rank]
-    state = np.zeros(len(points), dtype=np.uint8)
-    stays = np.zeros(len(points), dtype=bool)
+        return thin_by_tree(points.astype(np.float64), radius, np.random.default_rng(seed).permutation(len(points)))
+    shape, axis = extent.astype(np.int64), int(extent.argmax())
+    rank, state = _ranks(len(points), seed), np.full(len(points), UNDECIDED, dtype=np.uint8)
+    slabs = _slabs(points[:, axis], low[axis], side)
+    while slabs:
+        left = []
+        for first, end in slabs:
+            # A layer of cubes on either side says what of it stays, and is not decided here.
+            here = _within(points[:, axis], low[axis], side, first - 1, end + 1)
+            here = here[state[here] != GOES]
+            here = here[np.argsort(rank[here])]
+            some = points[here].astype(np.float64)
+            found = _thinned(some, state[here], radius, low, shape, axis, (first, end))
+            state[here] = found
+            layers = _layers(some[found == UNDECIDED, axis], low[axis], side)
+            if bool(((layers >= first) & (layers < end)).any()):
+                left.append((first, end))
+        slabs = left[::-1]  # what waits goes on from where the last one was decided
+    return state == STAYS
+
+
+def _thinned(
+    points: Float[np.ndarray, "n 3"],
+    state: UInt8[np.ndarray, " n"],
+    radius: float,
+    low: Float[np.ndarray, " 3"],
+    shape: Int64[np.ndarray, " 3"],
+    axis: int,
+    slab: tuple[int, int],
+) -> UInt8[np.ndarray, " n"]:
+    """The states of points, given in the order of visiting, once no more of those within a slab can be decided."""
+    from kdmvs.kernels.neighbours import GOES, UNDECIDED, decide, undecided
+
+    side = radius * WIDER
+    keys, rank = _in_cubes(points, low, side, shape)  # within a cube in the order of visiting
+    points, place, after = points[rank], rank, state.copy()
+    state = state[rank]
     while True:
         cubes, starts = _runs(keys)
-        todo = undecided(starts, state, np.arange(len(cubes)))
-        gone = 0
-        while len(todo) and gone < len(state) / 4:
-            arguments = (cubes, starts, visited, rank, state, todo, shape[0], shape[0] * shape[1], radius * radius)
+        layers = _layers(points[starts[:-1], axis], low[axis], side)
+        todo = undecided(starts, state, np.flatnonzero((layers >= slab[0]) & (layers < slab[1])))
+        gone, progress = 0, True
+        while len(todo) and progress and gone < len(state) / 4:
+            before = int((state == UNDECIDED).sum())
+            arguments = (cubes, starts, points, rank, state, todo, shape[0], shape[0] * shape[1], radius * radius)
             in_bands(partial(decide, *arguments), len(todo), least=LEAST_POINTS)
             todo = undecided(starts, state, todo)
-            gone = int((state == GOES).sum())
-        if not len(todo):
-            stays[order[rank[state == STAYS]]] = True
-            return stays
+            gone, progress = int((state == GOES).sum()), int((state == UNDECIDED).sum()) < before
+        after[place] = state
+        if not len(todo) or not progress:
+            return after
         left = state != GOES  # what has gone would only be walked over
-        keys, visited, rank, state = keys[left], visited[left], rank[left], state[left]
+        keys, points, rank, state, place = keys[left], points[left], rank[left], state[left], place[left]
+
+
+def _ranks(count: int, seed: int) -> np.ndarray:
+    """The place of every point in the order of visiting, `default_rng(seed).permutation(count)`."""
+    order = np.arange(count, dtype=np.uint32 if count < 2**32 else np.int64)
+    np.random.default_rng(seed).shuffle(order)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(count, dtype=order.dtype)
+    return rank
+
+
+def _layers(values: Float[np.ndarray, " n"], low: float, side: float) -> Int64[np.ndarray, " n"]:
+    """The layers of cubes that coordinates are in, as `number_cubes` numbers them, but from 0 on."""
+    return ((values.astype(np.float64) - low) / side).astype(np.int64)
+
+
+def _slabs(values: Float[np.ndarray, " n"], low: float, side: float) -> list[tuple[int, int]]:
+    """First layer of cubes and the one after the last of slabs with about `POINTS_AT_ONCE` of the coordinates each."""
+    count = -(-len(values) // POINTS_AT_ONCE)
+    some = np.sort(_layers(values[:: max(1, len(values) // SLAB_SAMPLES)], low, side))
+    inner = some[np.arange(1, count) * len(some) // count]
+    edges = np.unique(np.concatenate((inner, [0, _layers(values.max(keepdims=True), low, side)[0] + 1])))
+    return list(pairwise(edges.tolist()))
+
+
+def _within(values: Float[np.ndarray, " n"], low: float, side: float, first: int, end: int) -> Int64[np.ndarray, " k"]:
+    """The places of the coordinates whose layers are from `first` on and before `end`."""
+    found = []
+    for start in range(0, len(values), POINTS_AT_ONCE):
+        layers = _layers(values[start : start + POINTS_AT_ONCE], low, side)
+        found.append(start + np.flatnonzero((layers >= first) & (layers < end)))
+    return np.concatenate(found)
 
 
 def thin_by_tree(
@@ -183,35 +255,63 @@ def distances(
     `spacing`, a typical distance between others, changes the time and not the result: what is nearer than a few of it
     is found among the cubes around a point, the rest in a tree.
     """
-    if spacing is None:
-        return np.asarray(cKDTree(others).query(points, workers=torch.get_num_threads())[0])
-    from kdmvs.kernels.neighbours import nearest
-
-    side = CUBE_SPACINGS * spacing
-    low = others.min(axis=0) - REACH * side
-    extent = np.floor((others.max(axis=0) - low) / side) + 3 + REACH
-    if np.prod(extent) > MOST_CUBES:
-        return distances(points, others)
-    shape = extent.astype(np.int64)
-    keys, order = _in_cubes(others, low, side, shape)
-    sorted_others = others[order]
-    cubes, starts = _runs(keys)
-    found = np.full(len(points), np.inf)
-    within = np.flatnonzero(((points >= low) & (points < low + (shape - 3) * side)).all(axis=1))
-    keys, order = _in_cubes(points[within], low, side, shape)
-    within = within[order]
-    asked, told = points[within], np.empty(len(within))
-    arguments = (cubes, starts, sorted_others, keys, asked, low, side, shape[0], shape[0] * shape[1], REACH, told)
-    in_bands(partial(nearest, *arguments), len(asked), least=LEAST_POINTS)
-    found[within] = told
-    outside = np.ones(len(points), dtype=bool)
-    outside[within] = False
-    # In the order of their cubes here too: neighbours go the same way down the tree, which takes a third of the time.
-    far = np.concatenate((within[np.isinf(told)], np.flatnonzero(outside)))
-    if len(far):
-        tree = cKDTree(sorted_others, balanced_tree=False, compact_nodes=False)
-        found[far] = tree.query(points[far], workers=torch.get_num_threads())[0]
+    found = np.empty(len(points))
+    ask = _Nearest(others, spacing)
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        some = slice(start, start + POINTS_AT_ONCE)
+        found[some] = ask(points[some].astype(np.float64, copy=False))
     return found
+
+
+class _Nearest:
+    """Asked of some points at a time, gives the distance from each to the nearest of the others."""
+
+    def __init__(self, others: Float[np.ndarray, "m 3"], spacing: float | None) -> None:
+        self._others, self._tree = others, None
+        self._side = 0.0 if spacing is None else CUBE_SPACINGS * spacing
+        if spacing is None:
+            return
+        self._low = others.min(axis=0).astype(np.float64) - REACH * self._side
+        extent = np.floor((others.max(axis=0) - self._low) / self._side) + 3 + REACH
+        if np.prod(extent) > MOST_CUBES:
+            self._side = 0.0
+            return
+        self._shape = extent.astype(np.int64)
+        keys, order = _in_cubes(others, self._low, self._side, self._shape)
+        self._others = others[order].astype(np.float64, copy=False)
+        del order
+        self._runs = _runs(keys)
+
+    def __call__(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
+        from kdmvs.kernels.neighbours import nearest
+
+        if not self._side:
+            if self._tree is None:
+                self._tree = cKDTree(self._others)
+            return self._by_tree(points)
+        side, low, shape = self._side, self._low, self._shape
+        found = np.full(len(points), np.inf)
+        within = np.flatnonzero(((points >= low) & (points < low + (shape - 3) * side)).all(axis=1))
+        keys, order = _in_cubes(points[within], low, side, shape)
+        within = within[order]
+        asked, told = points[within], np.empty(len(within))
+        arguments = (*self._runs, self._others, keys, asked, low, side, shape[0], shape[0] * shape[1], REACH, told)
+        in_bands(partial(nearest, *arguments), len(asked), least=LEAST_POINTS)
+        found[within] = told
+        outside = np.ones(len(points), dtype=bool)
+        outside[within] = False
+        # In the order of their cubes here too: neighbours go the same way down the tree, which takes a third of the
+        # time.
+        far = np.concatenate((within[np.isinf(told)], np.flatnonzero(outside)))
+        if len(far):
+            if self._tree is None:
+                self._tree = cKDTree(self._others, balanced_tree=False, compact_nodes=False)
+            found[far] = self._by_tree(points[far])
+        return found
+
+    def _by_tree(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
+        assert self._tree is not None
+        return np.asarray(self._tree.query(points, workers=torch.get_num_threads())[0])
 
 
 def _runs(keys: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m+1"]]:

@@ -52,22 +52,21 @@ def to_mvsnet(scan: Prepared, maps: ViewsFile | None, out: Path) -> None:
             write_pfm(out / "confidence" / f"{i:08d}.pfm", maps.read("confidence", i))
 
 
-def to_colmap(scan: Prepared, maps: ViewsFile | None, cloud: PointCloud | None, points: int, out: Path) -> None:
+def to_colmap(scan: Prepared, maps: ViewsFile | None, cloud: PointCloud | None, out: Path) -> None:
     """images/, masks/, sparse/*.txt, stereo/depth_maps/*.geometric.bin, where COLMAP's undistorter and stereo put them.
 
-    The centre of the first pixel is (0.5, 0.5) there. The model's points are at most `points` of the cloud, evenly
-    taken, each seen by the views whose depth agrees with it; without cloud or depth they are the scan's own. The
-    cloud's points are given from the scan's origin.
+    The centre of the first pixel is (0.5, 0.5) there. The model's points are those of the cloud, each seen
+    by the views whose depth agrees with it; without cloud or depth they are the scan's own. The cloud's points are
+    given from the scan's origin.
 
     Raises:
         DataError: a camera with skew.
         FormatError: the scan's points cannot be read.
     """
     if cloud is not None and maps is not None:
-        chosen = np.linspace(0, len(cloud.points) - 1, min(points, len(cloud.points))).astype(np.int64)
-        positions = cloud.points.numpy()[chosen].astype(np.float64)
+        positions = cloud.points.numpy().astype(np.float64)
         sparse = _of_cloud(scan, maps, positions if scan.origin is None else positions + scan.origin)
-        colors = None if cloud.colors is None else cloud.colors.numpy()[chosen]
+        colors = None if cloud.colors is None else cloud.colors.numpy()
     else:
         own = scan.manifest["sparse"]
         empty = np.zeros(0, dtype=np.int64)

@@ -51,7 +51,7 @@ def overview_figure(scan: Scan) -> Figure:
     ranges = np.stack([np.asarray(scan.depth_range(i), dtype=np.float64) for i in range(len(scan))])
     sparse = scan.sparse()
     points = np.zeros((0, 3)) if sparse is None else sparse.points[:: -(-len(sparse.points) // MOST_POINTS) or 1]
-    depths = [_seen(scan, sparse, poses[i], i) for i in range(len(scan))]
+    spreads = [_spread(_seen(scan, sparse, poses[i], i)) for i in range(len(scan))]
     axes_of_world = _axes(poses)
     colors = matplotlib.colormaps[COLORS](np.linspace(0, 0.92, len(poses)))
     (width, height), notes = PANEL, f"{len(poses)} views of {scan.size[0]} x {scan.size[1]}, unit: {scan.unit}"
@@ -65,10 +65,10 @@ def overview_figure(scan: Scan) -> Figure:
             _draw_scene(axes, points @ axes_of_world.T, frusta @ axes_of_world.T, colors, (across, up))
         bars = sheet.axes(EDGE + LEFT, TITLE + 2 * ABOVE + height + BELOW, 2 * width + LEFT, BARS, label="ranges")
         what = "sparse points" if sparse is not None else "measured depth"
-        shown = any(len(values) for values in depths)
+        shown = any(spread is not None for spread in spreads)
         told = f"; lines: {OUTER[0]} to {OUTER[1]} % and {INNER[0]} to {INNER[1]} % of its {what}" if shown else ""
         bars.set_title(f"bars: depth range of each view ({scan.unit}){told}", loc="left")
-        _draw_ranges(bars, ranges, depths, colors)
+        _draw_ranges(bars, ranges, spreads, colors)
     return sheet.figure
 
 
@@ -82,6 +82,11 @@ def _seen(
     measured = scan.measured_depth(i)
     values = np.zeros(0) if measured is None else np.asarray(measured, dtype=np.float64).ravel()
     return values[values > 0]
+
+
+def _spread(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "2 2"] | None:
+    """The percentiles `OUTER` and `INNER` of depths; None of none. Of a long scan nothing else is kept."""
+    return np.percentile(values, (OUTER, INNER)) if len(values) else None
 
 
 def _axes(poses: Float64[np.ndarray, "v 4 4"]) -> Float64[np.ndarray, "3 3"]:
@@ -164,18 +169,19 @@ def _draw_scene(
 def _draw_ranges(
     axes: Axes,
     ranges: Float64[np.ndarray, "v 2"],
-    depths: list[Float64[np.ndarray, " n"]],
+    spreads: list[Float64[np.ndarray, "2 2"] | None],
     colors: Float64[np.ndarray, "v 4"],
 ) -> None:
     """A bar per view, with lines where what it has seen lies."""
     views = np.arange(len(ranges))
     axes.bar(views, ranges[:, 1] - ranges[:, 0], bottom=ranges[:, 0], width=0.7, color=colors, alpha=0.35)
-    for percentiles, width in ((OUTER, 1.0), (INNER, 2.6)):
-        ends = [(i, *np.percentile(depths[i], percentiles)) for i in views if len(depths[i])]
+    known = [(i, spread) for i, spread in enumerate(spreads) if spread is not None]
+    for k, width in enumerate((1.0, 2.6)):
+        ends = [(i, *spread[k]) for i, spread in known]
         axes.add_collection(
             LineCollection([[(i, a), (i, b)] for i, a, b in ends], colors="0.15", linewidths=width, capstyle="butt")
         )
-    outer = [np.percentile(values, OUTER) for values in depths if len(values)]
+    outer = [spread[0] for _, spread in known]
     low, high = np.min([*ranges[:, 0], *(a for a, _ in outer)]), np.max([*ranges[:, 1], *(b for _, b in outer)])
     if high > 20 * low:
         axes.set_yscale("log")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -85,10 +86,8 @@ def check_finite(path: Path) -> int:
         FormatError: as `read_ply`.
     """
     table, bad = _vertices(path, _opened(path)).data, 0
-    for start in range(0, len(table), POINTS_AT_ONCE):
-        bad += int(
-            (~np.isfinite(_columns(table[start : start + POINTS_AT_ONCE], POSITION, np.float32)).all(axis=1)).sum()
-        )
+    for _, some in _parts(path, table):
+        bad += int((~np.isfinite(_columns(some, POSITION, np.float32)).all(axis=1)).sum())
     _refuse_infinite(path, bad)
     return len(table)
 
@@ -98,32 +97,85 @@ def _refuse_infinite(path: Path, count: int) -> None:
         raise FormatError(f"{path}: expected finite coordinates, found {count} points that are not; remove them")
 
 
-def read_ply(path: Path, origin: Float64[np.ndarray, " 3"] | None = None) -> PointCloud:
-    """Read the vertices of a PLY file, with normals and 8-bit colours where it has them.
+def read_ply(
+    path: Path,
+    origin: Float64[np.ndarray, " 3"] | None = None,
+    *,
+    fields: Collection[Literal["normals", "colors"]] = ("normals", "colors"),
+    most: int | None = None,
+) -> PointCloud:
+    """Read the vertices of a PLY file, with normals and 8-bit colours where it has them and they are asked for.
 
-    `origin` is taken from every coordinate before it is rounded to float32: the origin of a frame in which the points
-    are wanted, in the file's (`Scan.origin`).
+    Beside the cloud that is given a few points are held.
+
+    Args:
+        path: the file.
+        origin: is taken from every coordinate before it is rounded to float32: the origin of a frame in which the
+            points are wanted, in the file's (`Scan.origin`).
+        fields: what to read beside positions.
+        most: of more points so many are given, evenly taken.
 
     Raises:
         FormatError: no such file, not what was written (`formats.seal`), no PLY, truncated, without x, y, z, or with
-            coordinates that are not finite.
+            coordinates that are not finite, of whichever points.
     """
-    vertices = _vertices(path, _opened(path))
-    names = vertices.data.dtype.names
-    if origin is None:
-        points = _columns(vertices.data, POSITION, np.float32)
-    else:
-        points = (_columns(vertices.data, POSITION, np.float64) - origin).astype(np.float32)
-    if not np.isfinite(points).all():
-        _refuse_infinite(path, int((~np.isfinite(points).all(axis=1)).sum()))
-    normals = _columns(vertices.data, NORMAL, np.float32) if set(NORMAL) <= set(names) else None
-    colored = set(COLOR) <= set(names) and all(vertices.data.dtype[name] == np.uint8 for name in COLOR)
-    colors = _columns(vertices.data, COLOR, np.uint8) if colored else None
+    table, bad = _vertices(path, _opened(path)).data, 0
+    names, count = table.dtype.names, len(table)
+    colored = set(COLOR) <= set(names) and all(table.dtype[name] == np.uint8 for name in COLOR)
+    chosen = None if most is None or most >= count else np.linspace(0, count - 1, most).astype(np.int64)
+    kept = count if chosen is None else len(chosen)
+    points = np.empty((kept, 3), dtype=np.float32)
+    normals = np.empty_like(points) if "normals" in fields and set(NORMAL) <= set(names) else None
+    colors = np.empty((kept, 3), dtype=np.uint8) if "colors" in fields and colored else None
+    for start, some in _parts(path, table):
+        places = slice(start, start + len(some))
+        if chosen is not None:
+            bad += int((~np.isfinite(_columns(some, POSITION, np.float32)).all(axis=1)).sum())
+            first, end = np.searchsorted(chosen, (start, start + len(some)))
+            some, places = some[chosen[first:end] - start], slice(int(first), int(end))
+        if origin is None:
+            points[places] = _columns(some, POSITION, np.float32)
+        else:
+            with np.errstate(over="ignore"):  # as in `_columns`
+                points[places] = _columns(some, POSITION, np.float64) - origin
+        if chosen is None:
+            bad += int((~np.isfinite(points[places]).all(axis=1)).sum())
+        if normals is not None:
+            normals[places] = _columns(some, NORMAL, np.float32)
+        if colors is not None:
+            colors[places] = _columns(some, COLOR, np.uint8)
+    _refuse_infinite(path, bad)
     return PointCloud(
         torch.from_numpy(points),
         None if normals is None else torch.from_numpy(normals),
         None if colors is None else torch.from_numpy(colors),
     )
+
+
+def _parts(path: Path, table: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The vertices, a few at a time, and the place of the first of them.
+
+    What is mapped is read instead, so that its pages do not stay with this process, and a file that is cut meanwhile
+    is no crash.
+
+    Raises:
+        FormatError: it was cut.
+    """
+    if not isinstance(table, np.memmap):
+        for start in range(0, len(table), POINTS_AT_ONCE):
+            yield start, table[start : start + POINTS_AT_ONCE]
+        return
+    with path.open("rb") as file:
+        file.seek(table.offset)
+        for start in range(0, len(table), POINTS_AT_ONCE):
+            count = min(POINTS_AT_ONCE, len(table) - start)
+            some = np.fromfile(file, table.dtype, count)
+            if len(some) < count:
+                raise FormatError(
+                    f"{path}: expected {len(table)} points, found {start + len(some)}; it was cut while it was read, "
+                    "write it again"
+                )
+            yield start, some
 
 
 def write_ply(

@@ -80,7 +80,7 @@ def score_cloud(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     from kdmvs.evaluation.point_clouds import score
     from kdmvs.formats.ply import read_ply
 
-    cloud = read_ply(path, scan.origin).points.numpy().astype(float)
+    cloud = read_ply(path, scan.origin, fields=()).points.numpy()
     reference, origin = reference_of(settings, scan)
     if reference is None:
         return None
@@ -118,11 +118,12 @@ def score_by_dtu(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[s
             f"{' and no '.join(missing)}; set dataset.reference_root and dataset.observability_root and prepare the "
             "scan again, or take the plain protocol"
         )
-    origin = 0.0 if scan.origin is None else scan.origin
+    clouds = (read_ply(path, scan.origin, fields=()).points.numpy(), reference.points.numpy())
+    if scan.origin is not None:
+        clouds = (clouds[0].astype(float) + scan.origin, clouds[1].astype(float) + scan.origin)
     try:
         scores = score(
-            read_ply(path, scan.origin).points.numpy().astype(float) + origin,
-            reference.points.numpy().astype(float) + origin,
+            *clouds,
             read_observability(observability),
             read_plane(plane),
             **settings.dtu.model_dump(),
@@ -174,8 +175,8 @@ def score_by_tanks_and_temples(settings: EvaluationSettings, scan: Scan, path: P
             None if mapping is None else read_mapping(mapping),
         )
         found = score(
-            read_ply(path, scan.origin).points.numpy(),
-            read_ply(files["tanks_cloud"]).points.numpy(),
+            read_ply(path, scan.origin, fields=()).points.numpy(),
+            read_ply(files["tanks_cloud"], fields=()).points.numpy(),
             ours,
             theirs,
             read_crop_volume(files["tanks_crop"]),
@@ -201,8 +202,8 @@ def score_by_eth3d(settings: EvaluationSettings, scan: Scan, path: Path) -> dict
     alignment = truth_of(scan, settings.protocol, {"laser_alignment": "dslr_scan_eval/scan_alignment.mlp"})
     parts = read_project(alignment["laser_alignment"])
     lasers = truth_of(scan, settings.protocol, {f"laser_{k}": part.name for k, (part, _) in enumerate(parts)})
-    cloud = read_ply(path, scan.origin).points.numpy().astype(float)
-    scans = ((read_ply(lasers[f"laser_{k}"]).points.numpy(), matrix) for k, (_, matrix) in enumerate(parts))
+    cloud = read_ply(path, scan.origin, fields=()).points.numpy().astype(float)
+    scans = ((read_ply(lasers[f"laser_{k}"], fields=()).points.numpy(), matrix) for k, (_, matrix) in enumerate(parts))
     try:
         found = score(
             cloud if scan.origin is None else cloud + scan.origin, scans, tolerances=settings.eth3d.tolerances
@@ -247,7 +248,7 @@ def reference_of(settings: EvaluationSettings, scan: Scan) -> tuple[ndarray | No
 
     given = scan.reference_cloud()
     if given is not None:
-        return given.points.numpy().astype(float), "reference_cloud"
+        return given.points.numpy(), "reference_cloud"
     points = measured_points(scan, settings.thinning, settings.seed)
     return points, None if points is None else "measured_depth"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kdmvs.scans import Scan
     from kdmvs.types import Camera, PointCloud
 
+Cloud: TypeAlias = "Callable[[], PointCloud]"
+"""A cloud that is read when it is asked for: they are looked at one after the other, and none is kept."""
 FIGURES = ("figure6", "figure7")
 PICTURE_WIDTH = 780
 """Pixels across a rendered cloud: two per pixel of the figure."""
@@ -36,29 +38,34 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
     from kdmvs.figures import rendering
     from kdmvs.figures.cloud_errors import cloud_error_figure
     from kdmvs.figures.sheet import save
-    from kdmvs.formats.ply import read_ply
+    from kdmvs.formats.ply import count_points, read_ply
     from kdmvs.scans import Scan
-    from kdmvs.stages.figures import require_clouds, viewpoints
+    from kdmvs.stages.figures import require_clouds, sampled, viewpoints
 
     if figure not in FIGURES:
         raise SettingsError(f"--figure: expected {' or '.join(FIGURES)}, found {figure}")
     if len(model) != len(cloud):
         raise SettingsError(f"expected one cloud per model, found --model {len(model)}, --cloud {len(cloud)}")
     opened = Scan.open(scan)
-    require_clouds(f"{figure} {opened.name}", "figure_clouds", cloud)
-    clouds = [read_ply(path, opened.origin) for path in cloud]
-    if not any(len(it.points) for it in clouds):
+    require_clouds(f"{figure} {opened.name}", "figure_clouds", cloud, "compared")
+
+    def read(path: Path) -> Cloud:
+        return lambda: read_ply(path, opened.origin, fields=("colors",))
+
+    clouds = [read(path) for path in cloud]
+    if not any(count_points(path) for path in cloud):
         raise DataError(f"scan {opened.name}: expected fused points, found none in {', '.join(map(str, cloud))}")
     reference, origin = reference_of(opened)
     size = (round(PICTURE_WIDTH * opened.size[0] / opened.size[1]), PICTURE_WIDTH)
-    cameras = viewpoints(opened, [*clouds, *([reference] if reference is not None else [])], size)
+    samples = sampled([*clouds, *([] if reference is None else [lambda: reference])])
+    cameras = viewpoints(opened, samples, size)
 
     def drawn(it: PointCloud, camera: Camera) -> ndarray:
         return rendering.render(it, camera, size).numpy()
 
     if reference is None:
         rows = ["from camera 0", "from the side"]
-        columns = [whole(name, it, [drawn(it, c) for c in cameras]) for name, it in zip(model, clouds, strict=True)]
+        columns = [whole(name, read_cloud(), cameras, drawn) for name, read_cloud in zip(model, clouds, strict=True)]
         scale, note = None, NOTHING_MEASURED
     elif figure == "figure6":
         rows, columns, scale = reconstructions(opened, model, clouds, reference, origin, cameras[0], drawn)
@@ -90,18 +97,20 @@ def reference_of(scan: Scan) -> tuple[PointCloud | None, str | None]:
     return (None, None) if points is None else (PointCloud(torch.from_numpy(points).float()), "measured depth")
 
 
-def whole(name: str, cloud: PointCloud, pictures: Sequence[ndarray]) -> Column:
+def whole(
+    name: str, cloud: PointCloud, cameras: Sequence[Camera], drawn: Callable[[PointCloud, Camera], ndarray]
+) -> Column:
     """A cloud without errors."""
     from kdmvs.figures.cloud_errors import Column
     from kdmvs.figures.sheet import points_in_words
 
-    return Column(name, points_in_words(len(cloud.points)), tuple(pictures))
+    return Column(name, points_in_words(len(cloud.points)), tuple(drawn(cloud, it) for it in cameras))
 
 
 def reconstructions(
     scan: Scan,
     model: Sequence[str],
-    clouds: Sequence[PointCloud],
+    clouds: Sequence[Cloud],
     reference: PointCloud,
     origin: str | None,
     camera: Camera,
@@ -114,14 +123,18 @@ def reconstructions(
     from kdmvs.figures.maps import scale_end
     from kdmvs.figures.sheet import points_in_words
 
-    found = [compared(as_array(it), as_array(reference), None) for it in clouds]
+    measured = reference.points.numpy()
+    found = [compared(read().points.numpy(), measured, None) for read in clouds]
     limit = scale_end(np.concatenate([it.to_reference for it in found]), TOLD_APART)
     columns = []
-    for name, cloud, it in zip(model, clouds, found, strict=True):
+    for name, read, it in zip(model, clouds, found, strict=True):
+        cloud = read()
         words = points_in_words(len(cloud.points))
         words += f"; median error {it.median_error:.3g} {scan.unit}" if len(cloud.points) else ""
+        picture = drawn(cloud, camera)
         errors = drawn(coloured(cloud, it.to_reference, limit), camera)
-        columns.append(Column(name, words, (drawn(cloud, camera), errors)))
+        columns.append(Column(name, words, (picture, errors)))
+        del cloud  # before the next one is read
     columns.append(Column(f"{origin}", points_in_words(len(reference.points)), (drawn(reference, camera), None)))
     label = f"distance of a point to the {origin} ({scan.unit})"
     return ["reconstruction", "distance to the reference"], columns, (limit, label)
@@ -131,7 +144,7 @@ def precision_and_recall(
     threshold: float | None,
     scan: Scan,
     model: Sequence[str],
-    clouds: Sequence[PointCloud],
+    clouds: Sequence[Cloud],
     reference: PointCloud,
     origin: str | None,
     camera: Camera,
@@ -140,17 +153,14 @@ def precision_and_recall(
     """Figure 7: the clouds by their distance to the reference, the reference by its distance to each cloud."""
     from kdmvs.figures.cloud_errors import SCALE_ENDS, Column, coloured, compared
 
-    found = [compared(as_array(it), as_array(reference), threshold) for it in clouds]
+    measured = reference.points.numpy()
+    found = [compared(read().points.numpy(), measured, threshold) for read in clouds]
     tau = found[0].threshold
     columns = []
-    for name, cloud, it in zip(model, clouds, found, strict=True):
+    for name, read, it in zip(model, clouds, found, strict=True):
         words = f"precision {100 * it.precision:.1f} %, recall {100 * it.recall:.1f} %, F {100 * it.f:.1f} %"
-        both = coloured(cloud, it.to_reference, SCALE_ENDS * tau), coloured(reference, it.to_cloud, SCALE_ENDS * tau)
-        columns.append(Column(name, words, tuple(drawn(part, camera) for part in both)))
+        precision = drawn(coloured(read(), it.to_reference, SCALE_ENDS * tau), camera)
+        recall = drawn(coloured(reference, it.to_cloud, SCALE_ENDS * tau), camera)
+        columns.append(Column(name, words, (precision, recall)))
     label = f"distance ({scan.unit}); $\\tau$ = {tau:.3g} {scan.unit}"
     return [f"precision:\npoints to the {origin}", f"recall:\n{origin} to points"], columns, (SCALE_ENDS * tau, label)
-
-
-def as_array(cloud: PointCloud) -> ndarray:
-    """A cloud's points in float64."""
-    return cloud.points.numpy().astype(float)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,23 +119,36 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     from kdmvs.formats.ply import read_ply
 
     require_clouds(f"figures {scan.name}", "figures", paths)
-    named = [(name, read_ply(path, scan.origin)) for name, path in zip(model, paths, strict=True)]
+
+    def read(path: Path) -> Callable[[], PointCloud]:
+        return lambda: read_ply(path, scan.origin, fields=("colors",))
+
+    named = [(name, read(path)) for name, path in zip(model, paths, strict=True)]
     reference = scan.reference_cloud()
     if reference is not None:
-        named.append(("reference", reference))
-    if not any(len(found.points) for _, found in named):
+        named.append(("reference", lambda: reference))
+    samples = sampled([cloud for _, cloud in named])
+    if not samples:
         raise DataError(f"scan {scan.name}: expected fused points, found none in {', '.join(map(str, paths))}")
     size = (round(PICTURE_WIDTH * scan.size[0] / scan.size[1]), PICTURE_WIDTH)
-    cameras = viewpoints(scan, [found for _, found in named], size)
-    columns = [
-        CloudPictures(name, len(it.points), tuple(rendering.render(it, camera, size).numpy() for camera in cameras))
-        for name, it in named
-    ]
+    cameras = viewpoints(scan, samples, size)
+    columns = []
+    for name, cloud in named:
+        it = cloud()
+        pictures = tuple(rendering.render(it, camera, size).numpy() for camera in cameras)
+        columns.append(CloudPictures(name, len(it.points), pictures))
+        del it  # before the next one is read
     return ["from camera 0", f"{ASIDE_DEG:.0f}° aside, {UP_DEG:.0f}° up"], columns
 
 
-def require_clouds(who: str, stage: str, paths: Sequence[Path]) -> None:
-    """Refuse to draw clouds whose points do not fit this job's memory together.
+def require_clouds(who: str, stage: str, paths: Sequence[Path], per_point: str | None = None) -> None:
+    """Refuse to draw clouds, one after the other, where the largest does not fit this job's memory.
+
+    Args:
+        who: the stage, and what of it.
+        stage: its name.
+        paths: the clouds.
+        per_point: what of all their points is kept together (`memory.PER_POINT`); None: nothing.
 
     Raises:
         MachineError: the least that they take is more than there is.
@@ -144,23 +157,39 @@ def require_clouds(who: str, stage: str, paths: Sequence[Path]) -> None:
     from kdmvs import memory
     from kdmvs.formats.ply import count_points
 
-    points = sum(count_points(path) for path in paths)
-    what = f"{len(paths)} clouds of {points} points together"
-    memory.require(who, memory.cloud_bytes(points, "drawn"), what, memory.advice(stage))
+    points = [count_points(path) for path in paths]
+    need = memory.cloud_bytes(max(points, default=0), "drawn")
+    if per_point is not None:
+        need += memory.cloud_bytes(sum(points), per_point)
+    what = f"{len(paths)} clouds of up to {max(points, default=0)} points"
+    memory.require(who, need, what, memory.advice(stage))
 
 
-def viewpoints(scan: Scan, clouds: Sequence[PointCloud], size: tuple[int, int]) -> list[Camera]:
-    """From camera 0 and from the side where the other cameras stand, framed on equally many points of every cloud.
+def sampled(clouds: Sequence[Callable[[], PointCloud]]) -> list[Tensor]:
+    """Equally many points of every cloud that has any; the clouds are read one after the other, and none is kept."""
+    from kdmvs.figures import rendering
 
-    At least one cloud has a point.
+    parts = []
+    for cloud in clouds:
+        points = cloud().points
+        if len(points):
+            parts.append((rendering.sampled(points, rendering.SAMPLE), len(points)))
+        del points  # before the next one is read
+    share = max(1000, min((len(part) for part, _ in parts), default=0))
+    # Of those that were drawn the first ones are what drawing fewer would have given.
+    return [part[:share] if count > len(part) else rendering.sampled(part, share) for part, count in parts]
+
+
+def viewpoints(scan: Scan, samples: Sequence[Tensor], size: tuple[int, int]) -> list[Camera]:
+    """From camera 0 and from the side where the other cameras stand, framed on the `sampled` points of all clouds.
+
+    There is at least one.
     """
     import torch
 
     from kdmvs.figures import rendering
 
-    filled = [it.points for it in clouds if len(it.points)]
-    share = max(1000, min(rendering.SAMPLE, min(map(len, filled))))
-    points = torch.cat([rendering.sampled(part, share) for part in filled])
+    points = torch.cat(list(samples))
     cameras = [scan.camera(0), oblique(scan, rendering.centre_of(points))]
     return [rendering.framed(camera, points, size) for camera in cameras]
 

@@ -21,6 +21,7 @@ from kdmvs.config import (
     InferenceSettings,
 )
 from kdmvs.datasets.layout import writing
+from kdmvs.figures import overview
 from kdmvs.formats import image
 from kdmvs.geometry import unproject
 from kdmvs.networks.table import build
@@ -114,6 +115,14 @@ def test_opening_reads_no_image_and_no_map(scan, maps, images):
     samples = ViewGroups([Scan.open(scan)], views=3)
     assert len(samples) == VIEWS
     assert (maps.given, images.given) == (0, 0)
+
+
+def test_the_overview_holds_the_depth_of_one_view(scan, monkeypatch):
+    census = Census()
+    monkeypatch.setattr(overview, "_seen", census.of(overview._seen))
+    overview.overview_figure(Scan.open(scan))
+    assert census.given == VIEWS
+    assert census.most <= 2
 
 
 def test_check_and_encoding_hold_a_few_maps(scan, depth, maps, tmp_path):
