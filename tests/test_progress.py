@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from kdmvs import locks, progress
+from kdmvs.formats import seal
 
 HOLDER = """
 import sys, time
@@ -111,6 +112,24 @@ def test_no_changed_byte_of_a_state_is_taken_up(tmp_path: Path, capsys) -> None:
     (tmp_path / "state.pt").write_bytes(data)
     found = progress.last_state(tmp_path, "teacher")
     assert found is not None and found["step"] == 2 and capsys.readouterr().err == ""
+
+
+def test_a_state_whose_sum_was_taken_away_is_not_taken_up(tmp_path: Path, capsys) -> None:
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, state(2))
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes().replace(seal.MARK.encode(), b"-" * len(seal.MARK)))
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 1
+    assert "state.pt: expected a checksum in it, found none" in capsys.readouterr().err
+
+
+def test_a_state_that_lacks_an_entry_is_not_taken_up(tmp_path: Path, capsys) -> None:
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, {key: value for key, value in state(2).items() if key != "random"})
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 1
+    assert "expected a training's state, found no random" in capsys.readouterr().err
 
 
 def test_a_damaged_last_state_never_takes_the_place_of_the_good_one_before_it(tmp_path: Path, monkeypatch) -> None:
