@@ -3,13 +3,13 @@
     python -m tests.protections [WORD ...]
 
 copies the tree to a temporary folder, takes one protection at a time out of the copy (a text, which stands exactly once
-in its file, and what then stands there: `tests/removals.py`), and runs the tests that are named for it. They must fail: not be skipped, not
-stop at a name that is missing. First they must pass as the copy is. WORD chooses: a number is a point of the list below,
-another word stands in the sentence, the file or a test. `--page` writes docs/protections.md, and
+in its file, and what then stands there: `tests/removals.py`), and runs the tests that are named for it. They must fail:
+not be skipped, not stop at a name that is missing. First they must pass as the copy is. WORD chooses: a number is a
+point of issue 7, another word stands in the sentence, the file or a test. `--page` writes docs/protections.md, and
 `tests/test_protections.py` holds the table against the code without running it.
 
-Every run of pytest is a fork of this process, which has imported the libraries and nothing of kdmvs: to import them each
-time would take longer than most of the tests. `--apart` starts each as `python -m pytest`.
+Every run of pytest is a fork of this process, which has imported the libraries and nothing of kdmvs: to import them
+each time would take longer than most of the tests. `--apart` starts each as `python -m pytest`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ BROKEN = re.compile(
 
 LIBRARIES = (
     "pytest", "numpy", "torch", "torch.utils.data", "torch.distributed", "torch.optim", "scipy.spatial.transform",
-    "scipy.ndimage", "scipy.optimize", "pandas", "h5py", "hdf5plugin", "PIL.Image", "cv2", "plyfile", "yaml", "pydantic",
-    "jaxtyping", "beartype", "hypothesis", "numba", "tqdm", "torch.utils.tensorboard", "matplotlib.pyplot",
+    "scipy.ndimage", "scipy.optimize", "pandas", "h5py", "hdf5plugin", "PIL.Image", "cv2", "plyfile", "yaml",
+    "pydantic", "jaxtyping", "beartype", "hypothesis", "numba", "tqdm", "torch.utils.tensorboard", "matplotlib.pyplot",
 )  # fmt: skip
 """What tests and kdmvs import."""
 
@@ -287,8 +287,9 @@ def page() -> str:
     lines = [
         "# Every protection, and the test that fails without it",
         "",
-        "Written by `python -m tests.protections --page`; `python -m tests.protections` takes each of these out of a copy",
-        "of the code, one at a time, and runs its tests, which must fail. What is removed stands in `tests/protections.py`.",
+        "Written by `python -m tests.protections --page`. `python -m tests.protections` takes each of these out of a",
+        "copy of the code, one at a time, and runs its tests, which must fail. What is taken out stands in",
+        "`tests/removals.py`.",
         "",
     ]
     for point, title in POINTS.items():

@@ -1,7 +1,7 @@
 """All of it once, in a process of one thread: `python -m tests.fuzz.once WHAT [...]` prints JSON.
 
-WHAT is `seeds`, `corpus`, `bombs` with the names of some, or `inputs` with how many per reader or, where it has a point,
-for how many seconds.
+WHAT is `seeds`, `corpus`, `bombs` with the names of some, or `inputs` with how many per reader or, where it has a
+point, for how many seconds.
 """
 
 from __future__ import annotations
