@@ -294,7 +294,6 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(tmp_path):
         fit(Network(), broken, Pictures(), schedule(), progress=tmp_path)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_process_that_cannot_hand_over_samples_says_so_as_it_begins(tmp_path, monkeypatch):
     """As on a full disk: a batch that cannot be handed over would be dropped, and waited for for ever."""
 
@@ -307,6 +306,7 @@ def test_a_process_that_cannot_hand_over_samples_says_so_as_it_begins(tmp_path, 
         fit(Network(), loss, Pictures(), schedule(), progress=tmp_path)
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_damaged_sample_is_one_line_with_and_without_a_loader_process(tmp_path, monkeypatch, workers):
     class Damaged(Pictures):
         def __getitem__(self, index):
