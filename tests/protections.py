@@ -205,18 +205,21 @@ def ended(process: int) -> int | None:
     return None
 
 
-def end_all(mark: str, process: int) -> None:
-    """End what is left of a run: without a protection, processes may outlive their parents."""
+def end_all(mark: str, session: int) -> None:
+    """End what is left of a run: without a protection, processes may outlive their parents.
+
+    What was forked has the session of the run, and what was started anew the mark in its environment.
+    """
     wanted = f"{MARK}={mark}".encode()
-    left = []
     for path in PROC.iterdir() if PROC.is_dir() else ():
-        with suppress(OSError):
-            if path.name.isdigit() and wanted in (path / "environ").read_bytes().split(b"\0"):
-                left.append(int(path.name))
-    for pid in [process, *left]:
-        with suppress(ProcessLookupError):
-            if pid != process or os.waitpid(pid, os.WNOHANG)[0] == 0:
-                os.kill(pid, signal.SIGKILL)
+        with suppress(OSError, IndexError):
+            if path.name.isdigit() and (
+                int((path / "stat").read_text().rpartition(") ")[2].split()[3]) == session
+                or wanted in (path / "environ").read_bytes().split(b"\0")
+            ):
+                os.kill(int(path.name), signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(session, 0)
 
 
 def import_libraries() -> None:

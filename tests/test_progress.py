@@ -138,7 +138,14 @@ def test_a_damaged_last_state_never_takes_the_place_of_the_good_one_before_it(tm
     progress.save_state(tmp_path, state(2))
     (tmp_path / "state.pt").write_bytes(b"damaged")
     assert progress.last_state(tmp_path, "teacher") is not None
-    monkeypatch.setattr(os, "replace", lambda *names: pytest.fail("killed"))
+    rename = os.replace
+
+    def killed(old: Path, new: Path) -> None:
+        if Path(new).name == "state.pt":
+            pytest.fail("killed")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(pytest.fail.Exception):
         progress.save_state(tmp_path, state(2))
     found = progress.last_state(tmp_path, "teacher")
