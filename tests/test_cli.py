@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
 from kdmvs import cli
 from kdmvs.config import ConsistencySettings, DatasetSettings, MvsnetSettings, TeacherSettings
 from kdmvs.errors import DataError, SettingsError
+from kdmvs.formats.csv_table import write_csv
 
 
 def module_of(run) -> ModuleType:
@@ -105,14 +108,19 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         cli.main(["check", "--scan", "x"])
 
 
-def test_a_disk_that_is_full_is_one_line_and_says_what_to_do(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "no space left on device; make room"), (errno.EDQUOT, "disk quota exceeded; make room"),
+     (errno.EROFS, "read-only file system; choose another place"), (errno.EIO, "input/output error; the disk cannot")],
+)  # fmt: skip
+def test_a_disk_that_is_full_or_cannot_be_written_is_one_line_and_says_what_to_do(monkeypatch, capsys, number, said):
     def run(scan: list[Path]) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "results/depth.h5")
+        raise OSError(number, os.strerror(number), "results/depth.h5")
 
     monkeypatch.setitem(sys.modules, "kdmvs.stages.check", module_of(run))
     assert cli.main(["check", "--scan", "x"]) == 2
     found = capsys.readouterr().err
-    assert found.startswith("kdmvs check: results/depth.h5: no space left on device; make room")
+    assert found.startswith(f"kdmvs check: results/depth.h5: {said}")
     assert found.count("\n") == 1
 
 
@@ -229,6 +237,14 @@ def test_show_prints_the_table_and_the_places_that_exist(tmp_path, capsys):
     assert "round1   -\n" in shown
     assert f"pictures  {tmp_path}/figures" in shown
     assert "report" not in shown
+
+
+def test_a_table_that_was_changed_is_not_shown(tmp_path, capsys):
+    path = tmp_path / "summary.csv"
+    write_csv(path, pd.DataFrame({"model": ["teacher"], "overall": [2.5]}))
+    path.write_text(path.read_text().replace("2.5", "1.5"))
+    assert cli.main(["show", str(tmp_path)]) == 2
+    assert "summary.csv: expected the bytes that were written" in capsys.readouterr().err
 
 
 def test_show_without_a_table_says_what_to_do(tmp_path, capsys):

@@ -59,6 +59,16 @@ def test_a_scan_name_that_is_no_file_name_is_refused(name):
         run(scans={"training": [name]})
 
 
+@pytest.mark.parametrize(("levels", "each"), [(25, 2), (40, 1)], ids=["wide", "deep"])
+def test_values_that_stand_for_others_without_end_are_refused(levels, each):
+    """As aliases of YAML can: Snakemake has read them before any line of ours."""
+    values: object = 1
+    for _ in range(levels):
+        values = [values] * each
+    with pytest.raises(SettingsError, match="expected at most 200000 values nested 32 deep, found more"):
+        parse(RunSettings, {"experiment": "x", "sweep": values}, "config")
+
+
 def test_a_missing_and_a_broken_file_name_themselves(tmp_path):
     with pytest.raises(SettingsError, match=r"none\.yaml: expected a configuration file"):
         load(tmp_path / "none.yaml")

@@ -103,6 +103,12 @@ def test_whatever_is_killed_the_devices_come_free_only_when_all_is_dead(start, t
     assert not any(map(alive, (inner, command, below)))
 
 
+def test_the_command_holds_the_lock_of_its_device_itself(start, tmp_path):
+    """Where both keepers are killed, nobody else would."""
+    code = "import os; print(*[os.path.realpath(f'/proc/self/fd/{k}') for k in range(3, 20)])"
+    assert str(tmp_path / "slots" / "0.lock") in start(1, code).communicate(timeout=20)[0].split()
+
+
 def test_who_waits_says_once_for_what_and_who_has_it(start, tmp_path):
     first = start(2, READY)
     wait_for(tmp_path / "ready", text=False)

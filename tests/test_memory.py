@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.memory import MEASURED
-from kdmvs import checkpoints, cli, memory, storage
+from kdmvs import checkpoints, cli, device, memory, storage
 from kdmvs.config import (
     CasMVSNetSettings,
     ConsistencySettings,
@@ -178,6 +178,23 @@ def test_a_stage_that_does_not_fit_says_so_before_it_starts(inputs, tmp_path, mo
     ):
         calls(inputs, tmp_path / "out")[stage]()
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_on_a_gpu_its_own_memory_is_what_counts(monkeypatch, capsys):
+    monkeypatch.delenv(memory.CHECK, raising=False)
+    monkeypatch.setattr(memory, "host_limit", lambda: memory.Limit(100, "a very small machine"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    here = torch.device("cuda")
+    device.require("infer", 3.0 * GIB, "views", "lower it", here)
+    assert capsys.readouterr().err == ""
+    device.require("infer", 4.0 * GIB, "views", "lower it", here)
+    assert "only 3.0 GiB of 8.0 GiB are free now" in capsys.readouterr().err
+    with pytest.raises(
+        MachineError, match=r"at least 9\.0 GiB .*found 8\.0 GiB \(all memory of the GPU, a card\); lower"
+    ):
+        device.require("infer", 9.0 * GIB, "views", "lower it", here)
 
 
 class OutOfMemory(torch.OutOfMemoryError):

@@ -19,6 +19,7 @@ import torch
 
 from kdmvs import locks, progress
 from kdmvs.errors import MachineError
+from kdmvs.formats import seal
 
 HOLDER = """
 import sys, time
@@ -114,13 +115,38 @@ def test_no_changed_byte_of_a_state_is_taken_up(tmp_path: Path, capsys) -> None:
     assert found is not None and found["step"] == 2 and capsys.readouterr().err == ""
 
 
+def test_a_state_whose_sum_was_taken_away_is_not_taken_up(tmp_path: Path, capsys) -> None:
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, state(2))
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes().replace(seal.MARK.encode(), b"-" * len(seal.MARK)))
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 1
+    assert "state.pt: expected a checksum in it, found none" in capsys.readouterr().err
+
+
+def test_a_state_that_lacks_an_entry_is_not_taken_up(tmp_path: Path, capsys) -> None:
+    progress.save_state(tmp_path, state(1))
+    progress.save_state(tmp_path, {key: value for key, value in state(2).items() if key != "random"})
+    found = progress.last_state(tmp_path, "teacher")
+    assert found is not None and found["step"] == 1
+    assert "expected a training's state, found no random" in capsys.readouterr().err
+
+
 def test_a_damaged_last_state_never_takes_the_place_of_the_good_one_before_it(tmp_path: Path, monkeypatch) -> None:
     """Killed after the first state that is written from a good one before: that one is still there."""
     progress.save_state(tmp_path, state(1))
     progress.save_state(tmp_path, state(2))
     (tmp_path / "state.pt").write_bytes(b"damaged")
     assert progress.last_state(tmp_path, "teacher") is not None
-    monkeypatch.setattr(os, "replace", lambda *names: pytest.fail("killed"))
+    rename = os.replace
+
+    def killed(old: Path, new: Path) -> None:
+        if Path(new).name == "state.pt":
+            pytest.fail("killed")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(pytest.fail.Exception):
         progress.save_state(tmp_path, state(2))
     found = progress.last_state(tmp_path, "teacher")

@@ -194,6 +194,31 @@ def test_a_replayed_step_is_the_training_s_bit_for_bit(tmp_path, scan, monkeypat
     assert "expected a loss or a gradient that is not finite, found loss" in capsys.readouterr().err
 
 
+def test_a_replayed_step_draws_what_the_training_drew(tmp_path, scan, monkeypatch):
+    """No loss of ours draws random numbers; this one does, and its third step is called not finite."""
+    of, asked = teacher.losses_of, []
+
+    def drawing(settings):
+        def noisy(levels, batch):
+            terms = of(settings)[0](levels, batch)
+            return {**terms, "loss": terms["loss"] * (1 + torch.rand(()))}
+
+        return noisy, noisy
+
+    def finite(value: float) -> bool:
+        asked.append(value)
+        return len(asked) < 6
+
+    monkeypatch.setattr(teacher, "losses_of", drawing)
+    with monkeypatch.context() as until_then:
+        until_then.setattr(training, "math", SimpleNamespace(isfinite=finite, inf=math.inf))
+        with pytest.raises(TrainingError, match="at step 2"):
+            teacher.run(TeacherSettings.model_validate(CHOICES), [scan], tmp_path / "a.pt", tmp_path / "a.csv")
+    (path,) = tmp_path.glob(f"a.pt.progress/*/{reproducer.NAME}")
+    then = reproducer.read(path)
+    assert replay.replayed(then, str(path)).loss == then["loss"]
+
+
 def test_another_checkpoint_is_no_reproducer_and_is_refused_by_name(tmp_path, capsys):
     checkpoints.save(tmp_path / "other.pt", {"model": Network().state_dict()})
     with pytest.raises(FormatError, match=r"other\.pt: expected what a training leaves"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import multiprocessing
 import os
 import signal
@@ -133,6 +134,64 @@ def test_a_signal_saves_what_is_done_and_the_training_goes_on_bit_for_bit(tmp_pa
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
 
 
+def stopped(folder, network, step=7):
+    """A training that SIGTERM has stopped after a step, without validation."""
+    calls: list[int] = []
+
+    def preempted(output, batch):
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(output, batch)
+
+    with pytest.raises(SystemExit):
+        fit(network, preempted, Pictures(), schedule(), progress=folder)
+
+
+def test_a_training_killed_after_a_validation_repeats_none_and_ends_in_the_same_bits(tmp_path):
+    """Its last state is of before the validation, whose row is there; the network draws random numbers."""
+    whole = fit(Dropping(), loss, Pictures(), schedule(), progress=tmp_path / "whole", validation_share=0.25)
+
+    class Killed(Exception):
+        pass
+
+    def dying(output, batch):
+        dying.steps += torch.is_grad_enabled()
+        if dying.steps == 12:  # the second of the third epoch
+            raise Killed
+        return loss(output, batch)
+
+    dying.steps = 0
+    with pytest.raises(Killed):
+        fit(Dropping(), dying, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    assert checkpoints.read(tmp_path / "cut" / "state.pt")["step"] == 10
+    resumed = fit(Dropping(), loss, Pictures(), schedule(), progress=tmp_path / "cut", validation_share=0.25)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+def test_a_state_of_a_gpu_is_gone_on_with_on_a_cpu_bit_for_bit(tmp_path):
+    """A GPU's convolutions lie channels-last, and so do the moments in its states."""
+    whole = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "whole")
+    stopped(tmp_path / "cut", Network())
+    state = checkpoints.read(tmp_path / "cut" / "state.pt")
+    for kept in state["optimizer"]["state"].values():
+        for name, value in kept.items():
+            if torch.is_tensor(value) and value.dim() == 4:
+                kept[name] = value.contiguous(memory_format=torch.channels_last)
+    checkpoints.save(tmp_path / "cut" / "state.pt", state)
+    resumed = fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+def test_metrics_that_were_changed_are_not_gone_on_with(tmp_path):
+    stopped(tmp_path, Network())
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text().replace("training,", "tra1ning,", 1))
+    with pytest.raises(FormatError, match=r"metrics\.csv: expected the bytes that were written .*remove it to go on"):
+        fit(Network(), loss, Pictures(), schedule(), progress=tmp_path)
+
+
 def test_sigterm_to_a_whole_job_leaves_the_loader_processes_to_the_step_in_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("KDMVS_WORKERS", "1")
     calls: list[int] = []
@@ -235,6 +294,18 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(tmp_path):
         fit(Network(), broken, Pictures(), schedule(), progress=tmp_path)
 
 
+def test_a_process_that_cannot_hand_over_samples_says_so_as_it_begins(tmp_path, monkeypatch):
+    """As on a full disk: a batch that cannot be handed over would be dropped, and waited for for ever."""
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("KDMVS_WORKERS", "1")
+    monkeypatch.setattr(training, "Listener", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(Network(), loss, Pictures(), schedule(), progress=tmp_path)
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_damaged_sample_is_one_line_with_and_without_a_loader_process(tmp_path, monkeypatch, workers):
     class Damaged(Pictures):
@@ -290,6 +361,23 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(FormatError, match="plain values"):
+        checkpoints.read(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("left", ["the pass over its names", "torch's own list of names"])
+def test_either_guard_of_a_checkpoint_alone_keeps_code_from_running(tmp_path, monkeypatch, left):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    load = torch.load
+    if left == "torch's own list of names":
+        monkeypatch.setattr(checkpoints, "check_promises", lambda path: None)
+    else:
+        monkeypatch.setattr(torch, "load", lambda *given, **how: load(*given, **{**how, "weights_only": False}))
+    with pytest.raises(FormatError, match="which could run code"):
         checkpoints.read(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 

@@ -176,6 +176,16 @@ def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
         read_image(tmp_path / "image.png")
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO"])
+def test_a_kind_of_image_that_nobody_photographs_in_is_not_opened_at_all(tmp_path: Path, kind: str) -> None:
+    """A decoder less that a stranger can choose."""
+    path = tmp_path / "image.png"
+    Image.fromarray(RANDOM).save(path, format=kind)
+    for read in (header, read_image, read_mask):
+        with pytest.raises(FormatError, match=r"expected an image \(PNG, JPEG, TIFF, BMP, WebP\), found \d+ bytes"):
+            read(path)
+
+
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"image\.png: expected an image, found No such file"):
         read_image(tmp_path / "image.png")

@@ -1,6 +1,7 @@
-"""All of it once, in a process of one thread: `python -m tests.fuzz.once WHAT [NUMBER]` prints JSON.
+"""All of it once, in a process of one thread: `python -m tests.fuzz.once WHAT [...]` prints JSON.
 
-WHAT is `seeds`, `corpus`, `bombs`, or `inputs` with how many per reader or, where it has a point, for how many seconds.
+WHAT is `seeds`, `corpus`, `bombs` with the names of some, or `inputs` with how many per reader or, where it has a
+point, for how many seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def taken(reader: Reader, data: bytes) -> list[Any]:
         return outcome.said or [f"ended by signal {outcome.signal}", False]
 
 
-def main(what: str, number: str = "0") -> None:
+def main(what: str, *given: str) -> None:
     if what == "seeds":
         found: Any = {reader.name: taken(reader, reader.seed()) for reader in TABLE}
     elif what == "corpus":
@@ -37,13 +38,13 @@ def main(what: str, number: str = "0") -> None:
         found = {f"{reader.name}/{path.name}": taken(reader, path.read_bytes()) for reader, path in files}
     elif what == "bombs":
         found = {}
-        for name in bombs.BOMBS:
+        for name in given or bombs.BOMBS:
             outcome, size = bombs.set_off(name)
             found[name] = [outcome.said or f"ended by signal {outcome.signal}", outcome.peak, size]
-    elif "." in number:
-        found = [campaign(reader, sys.maxsize, float(number) / len(TABLE), 1000) for reader in TABLE]
+    elif "." in given[0]:
+        found = [campaign(reader, sys.maxsize, float(given[0]) / len(TABLE), 1000) for reader in TABLE]
     else:
-        found = [campaign(reader, int(number), FOREVER, 0) for reader in TABLE]
+        found = [campaign(reader, int(given[0]), FOREVER, 0) for reader in TABLE]
     print(json.dumps(found))
 
 

@@ -76,6 +76,13 @@ def test_levels_count_with_their_weights(name):
     assert float(EVERY_LOSS[name](levels, label)["loss"]) == pytest.approx(sum(alone))
 
 
+@every_loss
+def test_every_loss_says_which_share_of_the_pixels_it_looks_at(name):
+    """From which a training knows that a batch teaches nothing."""
+    levels, label = batch(2)
+    assert 0.2 < float(EVERY_LOSS[name](levels, label)["labelled"]) <= float(label.valid.double().mean()) + 1e-6
+
+
 def terms_and_gradients() -> dict[str, tuple[dict[str, float], list[torch.Tensor]]]:
     """Of this rank's samples: the first two of three on rank 0, the last on rank 1; alone all of them."""
     mine = slice(None) if ranks.count() == 1 else slice(0, 2) if ranks.rank() == 0 else slice(2, 3)

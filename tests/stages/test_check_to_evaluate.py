@@ -101,6 +101,25 @@ def test_exact_depth_is_validated_where_all_sources_see_it(run):
         assert json.loads(file.attributes["settings"])["reprojection_px"] == 1.0
 
 
+def test_agreement_labels_clouds_and_scores_say_what_they_came_from(run):
+    def expected(settings, stage):
+        return storage.attributes_of(settings, "plane", f"kdmvs.stages.{stage}")
+
+    for kind, name, made_by in (
+        ("agreement", "agreement", expected(ConsistencySettings(), "check")),
+        ("pseudo_label", "labels", expected(EncodingSettings(), "encode")),
+    ):
+        with storage.open_views(run / "round1" / f"{name}.h5", kind=kind) as file:
+            assert {key: file.attributes.get(key) for key in made_by} == made_by
+    with (run / "round1" / "fused.ply").open("rb") as file:
+        header = file.read(100_000).partition(b"end_header")[0].decode().splitlines()
+    assert {f"comment kdmvs {key} {text}" for key, text in expected(FusionSettings(), "fuse").items()} <= set(header)
+    scores = json.loads((run / "round1" / "evaluation" / "plane.json").read_text())
+    made_by = expected(EvaluationSettings(), "evaluate")
+    assert (scores["scan"], scores["code"]) == ("plane", made_by["code"])
+    assert scores["settings"] == json.loads(made_by["settings"])
+
+
 def test_labels_of_exact_depth_are_the_depth_and_certain(run):
     with (
         storage.open_views(run / "round1" / "labels.h5", kind="pseudo_label") as file,
@@ -206,6 +225,17 @@ def test_an_empty_cloud_names_the_scan_and_leaves_no_file(run, scan, tmp_path):
     with pytest.raises(DataError, match=r"scan plane, .*depth.h5: no points: .*lower fusion.confidence"):
         fuse.run(FusionSettings(confidence=0.95), [scan], [depth], [tmp_path / "fused.ply"])
     assert not list(tmp_path.iterdir())
+
+
+def test_scores_that_were_changed_are_not_summarised(run, tmp_path):
+    path = tmp_path / "teacher" / "evaluation" / "plane.json"
+    path.parent.mkdir(parents=True)
+    text = (run / "teacher" / "evaluation" / "plane.json").read_text()
+    path.write_text(text.replace('"unit": "mm"', '"unit": "km"'))
+    with pytest.raises(
+        FormatError, match=r"plane\.json: expected the bytes that were written .*evaluate the scan again"
+    ):
+        summarise.run("tiny", "paper", [path], tmp_path / "summary.csv", tmp_path / "per_scan.csv")
 
 
 def test_summarise_names_the_file_that_is_no_evaluation(run, tmp_path):

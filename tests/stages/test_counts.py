@@ -19,13 +19,16 @@ from kdmvs.config import (
     EncodingSettings,
     EvaluationSettings,
     FusionSettings,
+    InferenceSettings,
     SourceSelection,
     StudentSettings,
     TeacherSettings,
 )
+from kdmvs.networks.table import build
 from kdmvs.scans import Scan
-from kdmvs.stages import check, encode, evaluate, fuse, student, summarise, teacher
+from kdmvs.stages import check, encode, evaluate, fuse, infer, student, summarise, teacher
 from kdmvs.training import fit
+from kdmvs.types import DepthMap, ViewGroup
 from tests.conftest import write_plane_scan
 from tests.test_training import Network, Pictures, loss, schedule
 
@@ -133,6 +136,20 @@ def test_a_teacher_writes_down_which_share_of_the_pixels_a_source_sees(scans, tm
     with (tmp_path / "a.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert 0 < float(row["seen"]) <= 1
+
+
+def test_inference_names_views_without_one_finite_depth(scans, tmp_path, capsys, monkeypatch):
+    content = {"network": NETWORK.model_dump(mode="json"), "model": build(**NETWORK.model_dump()).state_dict()}
+    checkpoints.save(tmp_path / "checkpoint.pt", content)
+
+    def quick(_: torch.nn.Module, group: ViewGroup, **settings: str) -> DepthMap:
+        ones = torch.ones_like(group.images[:, 0, 0])
+        return DepthMap(ones * (0 if "/00000001/" in group.name[0] else 600), ones)
+
+    monkeypatch.setattr("kdmvs.inference.infer", quick)
+    infer.run(InferenceSettings(views=3), tmp_path / "checkpoint.pt", scans[:1], [tmp_path / "depth.h5"])
+    said = capsys.readouterr().out
+    assert "infer a: 1 of 4 views without one finite depth of a pixel inside the mask: 1\n" in said
 
 
 def test_fusion_names_views_without_a_point_and_the_summary_counts_views_without_depth(scans, tmp_path, capsys):

@@ -12,7 +12,7 @@ from kdmvs import storage
 from kdmvs.config import ConsistencySettings, EncodingSettings, EvaluationSettings, FusionSettings, SyntheticSettings
 from kdmvs.errors import FormatError, KdmvsError
 from kdmvs.scans import Scan
-from kdmvs.stages import check, encode, evaluate, fuse, prepare
+from kdmvs.stages import check, encode, evaluate, fuse, keeping, prepare
 from kdmvs.stages.keeping import unkept
 from tests.conftest import write_plane_scan
 
@@ -152,6 +152,14 @@ def test_what_is_kept_takes_no_space_and_is_gone_when_the_job_has_ended(tmp_path
     assert finish(outputs, 3) == [2]
     assert sorted(tmp_path.iterdir()) == outputs
     assert [path.read_text() for path in outputs] == ["0", "1", "2"]
+
+
+def test_other_code_does_not_take_up_what_is_kept(tmp_path, monkeypatch):
+    outputs = [tmp_path / name for name in NAMES]
+    for code in ("before", "after"):
+        monkeypatch.setattr(keeping, "code_digest", lambda module, code=code: code)
+        assert finish(outputs, 2) == [0, 1]
+        as_snakemake_does(outputs)
 
 
 def test_where_hard_links_are_refused_files_are_copied(tmp_path, monkeypatch):

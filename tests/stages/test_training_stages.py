@@ -88,6 +88,14 @@ def test_inference_writes_every_view_and_leaves_one_without_neighbours_unknown(t
     assert "view 3 has no neighbour" in capsys.readouterr().out
 
 
+def test_inferred_depth_says_what_it_came_from(trained, scan, tmp_path):
+    settings = InferenceSettings(views=3)
+    infer.run(settings, trained / "checkpoint.pt", [scan], [tmp_path / "plane.h5"])
+    expected = storage.attributes_of(settings, "plane", "kdmvs.stages.infer")
+    with storage.open_views(tmp_path / "plane.h5", kind="depth") as file:
+        assert {name: file.attributes.get(name) for name in expected} == expected
+
+
 def test_a_checkpoint_from_before_an_option_of_its_network_infers_as_it_did(trained, scan, tmp_path):
     content = checkpoints.read(trained / "checkpoint.pt")
     for key in ("cost", "groups", "visibility"):
@@ -379,6 +387,16 @@ def test_other_settings_do_not_take_up_the_progress_of_this_training(trained, sc
     teacher.run(other, [scan], tmp_path / "checkpoint.pt", tmp_path / "metrics.csv")
     second = checkpoints.read(tmp_path / "checkpoint.pt")["model"]
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_goes_on_with_the_same_settings_code_and_inputs_only(tmp_path):
+    scan, labels = tmp_path / "scan.json", tmp_path / "labels.h5"
+    scan.write_text("{}")
+    labels.write_bytes(b"labels")
+    keys = [fitting.resume_key(*given, [scan, labels]) for given in (("a", "c"), ("b", "c"), ("a", "d"), ("a", "c"))]
+    labels.write_bytes(b"others")
+    keys.append(fitting.resume_key("a", "c", [scan, labels]))
+    assert keys[3] == keys[0] and len(set(keys)) == 4
 
 
 def test_labels_without_a_single_valid_pixel_stop_the_student_before_it_trains(scan, tmp_path):
