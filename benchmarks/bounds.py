@@ -312,8 +312,8 @@ def page() -> list[str]:
     lines = [
         "### Long scans and large clouds",
         "",
-        "Measured by `python -m benchmarks.bounds`: the rise of the resident set of a process that has done the same on a "
-        "small one, one thread, in MiB. The first table is of scans with photographs, masks and measured depth "
+        "Measured by `python -m benchmarks.bounds`: the rise of the resident set of a process that has done the same "
+        "on a small one, one thread, in MiB. The first table is of scans with photographs, masks and measured depth "
         f"of {height} x {width}: all images of a scan would be {3 * height * width / 2**20:.2f} MiB per view, all "
         f"depth {4 * height * width / 2**20:.2f}. A process keeps decoded images up to 128 MiB; here it was held to 2, "
         "so that what still grows grows with the views.",
