@@ -30,7 +30,7 @@ def run(settings: ExportSettings, scan: Path, out: Path, depth: Path | None = No
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(f"{out}: expected a folder that is new or empty, found something; name another or remove it")
     opened = Prepared.open(scan)
-    points = None if cloud is None else read_ply(cloud, opened.origin, fields=("colors",))
+    points = None if cloud is None else read_ply(cloud, opened.origin, fields=("colors",), most=settings.points)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = unfinished(out)
     staging.mkdir()
