@@ -265,7 +265,8 @@ class _Nearest:
     """Asked of some points at a time, gives the distance from each to the nearest of the others."""
 
     def __init__(self, others: Float[np.ndarray, "m 3"], spacing: float | None) -> None:
-        self._others, self._tree = others, None
+        self._others = others
+        self._tree: cKDTree | None = None
         self._side = 0.0 if spacing is None else CUBE_SPACINGS * spacing
         if spacing is None:
             return
