@@ -312,10 +312,10 @@ def page() -> list[str]:
     lines = [
         "### Long scans and large clouds",
         "",
-        "Measured by `python -m benchmarks.bounds`: the rise of the resident set of a process that has done the same "
-        "on a small one, one thread, in MiB. The first table is of scans with photographs, masks and measured depth "
-        f"of {height} x {width}: all images of a scan would be {3 * height * width / 2**20:.2f} MiB per view, all "
-        f"depth {4 * height * width / 2**20:.2f}. A process keeps decoded images up to 128 MiB; here it was held to 2, "
+        "Measured by `python -m benchmarks.bounds`: the rise of the resident set of a process that has done the "
+        "same on a small one, one thread, in MiB. The first table is of scans with photographs, masks and measured "
+        f"depth of {height} x {width}: {3 * height * width / 2**10:.0f} KiB a decoded image, "
+        f"{4 * height * width / 2**10:.0f} a map. A process keeps decoded images up to 128 MiB; here it was held to 2, "
         "so that what still grows grows with the views.",
         "",
         "| stage | " + " | ".join(f"{it} views" for it in views) + " | per view more, KiB |",

@@ -78,7 +78,7 @@ def score(
     for name, points in (("cloud", cloud), ("reference cloud", reference)):
         if not len(points):
             raise DataError(f"expected a {name} with points, found none")
-    thinned = cloud[thin(cloud, thinning, seed)].astype(np.float64, copy=False)
+    thinned = cloud[thin(cloud, thinning, seed)]
     asked, above = thinned[in_mask(thinned, observability)], reference[is_above(reference, plane)]
     box = observability.low, observability.high
     # Only who counts is asked; everyone is a target.

@@ -101,9 +101,7 @@ def score(
             "the reference cloud's median spacing is 0 (most of its points coincide); set evaluation.thinning"
         )
     limit = CUTOFF_RADII * radius if cutoff is None else cutoff
-    thinned, reference = (
-        points[thin(points, radius, seed)].astype(np.float64, copy=False) for points in (cloud, reference)
-    )
+    thinned, reference = cloud[thin(cloud, radius, seed)], reference[thin(reference, radius, seed)]
     to_reference, to_cloud = distances(thinned, reference, radius), distances(reference, thinned, radius)
     near, covered = to_reference[to_reference < limit], to_cloud[to_cloud < limit]
     precision = {t: float((to_reference < t * radius).mean()) for t in thresholds}
@@ -267,7 +265,8 @@ class _Nearest:
     """Asked of some points at a time, gives the distance from each to the nearest of the others."""
 
     def __init__(self, others: Float[np.ndarray, "m 3"], spacing: float | None) -> None:
-        self._others, self._tree = others, None
+        self._others = others
+        self._tree: cKDTree | None = None
         self._side = 0.0 if spacing is None else CUBE_SPACINGS * spacing
         if spacing is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -40,7 +41,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
     from kdmvs.figures.sheet import save
     from kdmvs.formats.ply import count_points, read_ply
     from kdmvs.scans import Scan
-    from kdmvs.stages.figures import require_clouds, sampled, viewpoints
+    from kdmvs.stages.figures import itself, require_clouds, sampled, viewpoints
 
     if figure not in FIGURES:
         raise SettingsError(f"--figure: expected {' or '.join(FIGURES)}, found {figure}")
@@ -57,7 +58,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
         raise DataError(f"scan {opened.name}: expected fused points, found none in {', '.join(map(str, cloud))}")
     reference, origin = reference_of(opened)
     size = (round(PICTURE_WIDTH * opened.size[0] / opened.size[1]), PICTURE_WIDTH)
-    samples = sampled([*clouds, *([] if reference is None else [lambda: reference])])
+    samples = sampled([*clouds, *([] if reference is None else [partial(itself, reference)])])
     cameras = viewpoints(opened, samples, size)
 
     def drawn(it: PointCloud, camera: Camera) -> ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,7 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     named = [(name, read(path)) for name, path in zip(model, paths, strict=True)]
     reference = scan.reference_cloud()
     if reference is not None:
-        named.append(("reference", lambda: reference))
+        named.append(("reference", partial(itself, reference)))
     samples = sampled([cloud for _, cloud in named])
     if not samples:
         raise DataError(f"scan {scan.name}: expected fused points, found none in {', '.join(map(str, paths))}")
@@ -139,6 +140,11 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
         columns.append(CloudPictures(name, len(it.points), pictures))
         del it  # before the next one is read
     return ["from camera 0", f"{ASIDE_DEG:.0f}° aside, {UP_DEG:.0f}° up"], columns
+
+
+def itself(cloud: PointCloud) -> PointCloud:
+    """A cloud that is there, where one is asked for."""
+    return cloud
 
 
 def require_clouds(who: str, stage: str, paths: Sequence[Path], per_point: str | None = None) -> None:
