@@ -317,9 +317,12 @@ def save_every_s() -> float:
     """SAVE_EVERY_S, or what the environment variable KDMVS_SAVE_EVERY_S says."""
     given = os.environ.get("KDMVS_SAVE_EVERY_S")
     try:
-        return SAVE_EVERY_S if given is None else float(given)
+        seconds = SAVE_EVERY_S if given is None else float(given)
     except ValueError:
-        raise SettingsError(f"KDMVS_SAVE_EVERY_S: expected seconds, found {given!r}") from None
+        seconds = math.nan
+    if not seconds >= 0:
+        raise SettingsError(f"KDMVS_SAVE_EVERY_S: expected seconds, 0 or more, found {given!r}")
+    return seconds
 
 
 TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

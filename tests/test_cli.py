@@ -116,6 +116,24 @@ def test_a_disk_that_is_full_is_one_line_and_says_what_to_do(monkeypatch, capsys
     assert found.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "results/a.h5"), "results/a.h5: permission denied; choose another"),
+        (MemoryError(), "this job has too little memory (nothing more is known); take a machine with more memory"),
+    ],
+)
+def test_a_command_that_is_no_stage_says_the_machine_s_errors_in_one_line_too(monkeypatch, capsys, error, said):
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    for name, module in cli.COMMANDS.items():
+        monkeypatch.setitem(sys.modules, module, module_of(run))
+        assert cli.main([name, "x"]) == 2
+        found = capsys.readouterr().err
+        assert found.startswith(f"kdmvs {name}: {said}") and found.count("\n") == 1
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "a" / "scan.json"
