@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdmvs.errors import DataError, SettingsError
-from kdmvs.formats.csv_table import check_table
+from kdmvs.formats import seal
 
 COLUMNS = ("model", "accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median")
 """The columns shown; the file has more."""
@@ -95,7 +95,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 def _read(path: Path) -> list[dict[str, str]]:
     """The rows of a table; it is refused where it is not what was written."""
-    check_table(path, "run snakemake again without it")
+    seal.check_table(path, "run snakemake again without it")
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
