@@ -238,6 +238,30 @@ def test_show_of_several_experiments_prints_mean_and_spread(tmp_path, capsys):
     assert "teacher  3.000 +- 2.646" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a,b\n1,2\n",
+        b"model,overall\nteacher\n",
+        b"model,overall\nteacher,1,2\n",
+        b"model,overall\nteacher,many\n",
+        b"model,overall\nteacher,\xff\n",
+        b'model,overall\n"teacher,1\n',
+        b"model,overall\n" + b"x" * 200_000 + b",1\n",
+    ],
+    ids=["other columns", "a short row", "a long row", "words", "bytes", "a quote", "a long cell"],
+)
+def test_a_stranger_s_table_is_shown_or_refused_in_one_line(tmp_path, capsys, data):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.csv").write_bytes(data)
+    for folders in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]):
+        assert cli.main(["show", *map(str, folders)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"kdmvs show: {tmp_path / 'a' / 'summary.csv'}: expected a table")
+        assert said.count("\n") == 1 and len(said) < 600
+
+
 def test_show_prints_the_table_and_the_places_that_exist(tmp_path, capsys):
     (tmp_path / "summary.csv").write_text("model,overall,extra\nteacher,2.12345,9\nround1,,9\n")
     (tmp_path / "figures").mkdir()
