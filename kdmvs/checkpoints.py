@@ -92,15 +92,19 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
 def state_dict(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The network's tensors in a checkpoint of ours or of the field: under `model` or at the top, `module.` removed."""
     tensors = content.get("model", content)
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+    return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 
 def load_into(network: nn.Module, content: Mapping[str, Any], where: str) -> None:
     """Load strictly.
 
     Raises:
+        FormatError: they are no tensors by names.
         TrainingError: entries are missing, unknown or of another shape; the message counts and names them.
     """
+    tensors = content.get("model", content)
+    if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
+        raise FormatError(f"{where}: expected the entries of a network, found {type(tensors).__name__} of other values")
     have = state_dict(content)
     check(network, have, where)
     network.load_state_dict(have, strict=True)

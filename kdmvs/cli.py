@@ -20,6 +20,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,7 +75,13 @@ ADVICE = {
 """What to do where the machine does not let a file be read or written; nothing of it is a bug of a stage."""
 
 SHOW, INSPECT, VERIFY, REPLAY = "show", "inspect", "verify", "replay"
-"""The commands that are no stage: they read what there is and print it."""
+COMMANDS = {
+    SHOW: "kdmvs.show",
+    INSPECT: "kdmvs.inspection",
+    VERIFY: "kdmvs.verification",
+    REPLAY: "kdmvs.replay",
+}
+"""The commands that are no stage: they read what there is and print it. Name -> module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,26 +105,21 @@ def run(arguments: Sequence[str]) -> None:
         KdmvsError: the user's data, settings or disk are at fault.
     """
     stage = arguments[0].replace("-", "_")
-    if stage == SHOW:
-        from kdmvs import show
-
-        show.run(arguments[1:])
-        return
-    if stage in (INSPECT, REPLAY):  # by its name, because what inspects computes, and this module must stay light
-        importlib.import_module("kdmvs.inspection" if stage == INSPECT else "kdmvs.replay").run(arguments[1:])
-        return
-    if stage == VERIFY:
-        importlib.import_module("kdmvs.verification").run(arguments[1:])
-        return
-    if stage not in STAGES + ALONE:
+    if stage in COMMANDS:  # by its name, because what inspects computes, and this module must stay light
+        work = partial(importlib.import_module(COMMANDS[stage]).run, arguments[1:])
+        advice = "take a machine with more memory"
+    elif stage in STAGES + ALONE:
+        module = importlib.import_module(f"kdmvs.stages.{stage}")
+        work = partial(module.run, **read_arguments(stage, module, arguments[1:]))
+        advice = memory.advice(stage)
+    else:
         names = ", ".join(map(written, STAGES + ALONE))
-        known = f"a stage ({names}), {SHOW}, {INSPECT}, {VERIFY} or {REPLAY}"
+        *others, last = COMMANDS
+        known = f"a stage ({names}), {', '.join(others)} or {last}"
         raise SettingsError(f"expected {known}, found {arguments[0]!r}; try --help")
-    module = importlib.import_module(f"kdmvs.stages.{stage}")
-    given = read_arguments(stage, module, arguments[1:])
     try:
         try:
-            module.run(**given)
+            work()
         except (OSError, EOFError) as error:
             if lost_reader(error) is not None:
                 raise RuntimeError(str(error)) from error
@@ -128,7 +130,7 @@ def run(arguments: Sequence[str]) -> None:
     except (MemoryError, RuntimeError) as error:
         shortage = memory.shortage(error)
         if shortage is not None:
-            raise MachineError(f"{shortage}; {memory.advice(stage)}") from error
+            raise MachineError(f"{shortage}; {advice}") from error
         # torch raises it in a signal's handler, be it while another error is looked at
         lost = lost_reader(error) or (error.__cause__ and lost_reader(error.__cause__))
         if not lost:
@@ -152,7 +154,7 @@ def lost_reader(error: BaseException) -> str | None:
 def in_one_line(arguments: Sequence[str], error: KdmvsError) -> str:
     """What the user reads of an error, with the stage before it."""
     stage = arguments[0].replace("-", "_")
-    known = stage in (*STAGES, *ALONE, SHOW, INSPECT, VERIFY, REPLAY)
+    known = stage in (*STAGES, *ALONE, *COMMANDS)
     return f"kdmvs {written(stage)}: {error}" if known else f"kdmvs: {error}"
 
 

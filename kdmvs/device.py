@@ -166,10 +166,15 @@ def workers(device: torch.device) -> int:
 
     None where the folder of temporary files has a name too long for their sockets: a batch that cannot be handed over
     is dropped by Python in silence, and the training would wait for it for ever.
+
+    Raises:
+        SettingsError: KDMVS_WORKERS is no number.
     """
     count = 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
-    if "KDMVS_WORKERS" in os.environ:
-        count = int(os.environ["KDMVS_WORKERS"])
+    if given := os.environ.get("KDMVS_WORKERS"):
+        if not (given.isascii() and given.isdecimal()):
+            raise SettingsError(f"KDMVS_WORKERS: expected a number of processes, 0 or more, found {given!r}")
+        count = int(given)
     room = LONGEST_SOCKET - len(SOCKET_BELOW) - len(os.fsencode(tempfile.gettempdir()))
     if count and room < 0:
         print(

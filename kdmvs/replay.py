@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdmvs import checkpoints, device, reproducer
+from kdmvs import checkpoints, device, memory, reproducer
 from kdmvs.config import NetworkSettings, StudentSettings, TeacherSettings, parse
 from kdmvs.errors import FormatError, TrainingError
 from kdmvs.networks.table import build
@@ -33,7 +33,8 @@ def run(arguments: Sequence[str]) -> None:
     """Print what the step gives, and where its values stop being finite.
 
     Raises:
-        FormatError: no such file, or another one.
+        FormatError: no such file, another one, or one that no training has left.
+        MachineError: the step does not fit into memory.
         TrainingError: it does not give again what it gave; everything is finite.
     """
     parser = argparse.ArgumentParser(
@@ -44,8 +45,14 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the not_finite.pt of a training")
     given = parser.parse_args(arguments)
     content = reproducer.read(given.file)
-    print("\n".join(described(content)))
-    found = replayed(content, str(given.file))
+    try:
+        print("\n".join(described(content)))
+        found = replayed(content, str(given.file))
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if memory.shortage(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise FormatError(f"{given.file}: expected a step that can be done again, found {reason}") from error
     print("\n".join(found.lines))
     if math.isfinite(found.loss) and math.isfinite(found.norm):
         raise TrainingError(
@@ -92,23 +99,27 @@ def replayed(content: Mapping[str, Any], where: str) -> Found:
     """Do the step again; no weight is changed by it.
 
     Raises:
-        FormatError: the settings or the weights are not those of a training.
+        FormatError, SettingsError: the settings or the weights are not those of a training.
+        MachineError: the step does not fit into memory.
+        Exception: what else a file that no training has left makes of it.
     """
     from kdmvs.stages import student, teacher
 
     kind: Any = TeacherSettings if stage_of(content) == "teacher" else StudentSettings
-    try:
-        settings: Any = parse(kind, json.loads(content["settings"]), where)
-        sample = reproducer.unpacked(content["batch"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FormatError(f"{where}: expected the settings and the batch of a training, found {reason}") from None
+    settings: Any = parse(kind, json.loads(content["settings"]), where)
+    sample = reproducer.unpacked(content["batch"])
     device.seed_everything(settings.optimiser.seed)
     losses = (teacher if kind is TeacherSettings else student).losses_of(settings)
     trains = content["part"] == "training"
     loss = losses[0 if trains else 1]
     here = device.choose()
     described: Any = parse(NetworkSettings, content["network"], where)
+    samples, views, _, height, width = sample.group.images.shape
+    need = memory.network_bytes(described.model_dump(), samples, views, (height, width), training=trains)
+    if need is not None:
+        half = here.type == "cuda" and content["precision"] != "float32"
+        what = f"a step of {samples} x {views} views of {height} x {width}"
+        device.require("replay", need / (2 if half else 1), what, "replay it on a larger machine", here)
     network = build(**described.model_dump())
     checkpoints.load_into(network, content, where)
     device.prepared(network, here).train(trains)

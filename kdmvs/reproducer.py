@@ -87,8 +87,32 @@ def packed(sample: Sample) -> dict[str, Any]:
     return _each(found, lambda tensor: tensor.detach().cpu().contiguous())
 
 
+SHAPES = {
+    "images": "bv3hw", "K": "bv33", "cam_from_world": "bv44", "depth_range": "b2", "masks": "bvhw",
+    "source_depths": "bshw",
+}  # fmt: skip
+LABEL = {"mean": "bhw", "variance": "bhw", "valid": "bhw", "votes": "bhw"}
+"""Axes of what is in a batch and in its label; kernels believe them."""
+
+
+def _check_shapes(content: Mapping[str, Any]) -> None:
+    images, label = content["images"], content.get("label")
+    sides = dict(zip("bv3hw", images.shape, strict=True)) | {"3": 3, "4": 4, "2": 2, "b": len(content["names"])}
+    sides["s"] = sides["v"] - 1
+    for values, shapes in ((content, SHAPES), (label or {}, LABEL if label else {})):
+        for name, axes in shapes.items():
+            value, expected = values[name], tuple(sides[axis] for axis in axes)
+            if value is not None and tuple(value.shape) != expected:
+                raise ValueError(f"{name} of {tuple(value.shape)} where {expected} is expected")
+
+
 def unpacked(content: Mapping[str, Any]) -> Sample:
-    """The batch again, bit for bit."""
+    """The batch again, bit for bit.
+
+    Raises:
+        ValueError, and others: it is none.
+    """
+    _check_shapes(content)
     images, label = content["images"], content.get("label")
     if images.dtype == torch.uint8:
         images = images.float() / 255

@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdmvs.errors import DataError, SettingsError
-from kdmvs.formats.csv_table import check_table
+from kdmvs.errors import DataError, FormatError, SettingsError
+from kdmvs.formats import seal
+from kdmvs.formats.text import shown
 
 COLUMNS = ("model", "accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median")
 """The columns shown; the file has more."""
@@ -94,10 +95,26 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """The rows of a table; it is refused where it is not what was written."""
-    check_table(path, "run snakemake again without it")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows of a table.
+
+    Raises:
+        FormatError: it is not what was written, or no table of models and numbers.
+    """
+    again = "run snakemake again without it"
+    seal.check_table(path, again)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        wrong = not all("model" in row and None not in row and None not in row.values() for row in rows)
+        for row in rows if not wrong else ():
+            for column in COLUMNS[1:]:
+                float(row.get(column) or 0)
+    except (ValueError, csv.Error) as error:
+        reason = shown(" ".join(str(error).split()), 200)
+        raise FormatError(f"{path}: expected a table (CSV) of models and numbers, found {reason}; {again}") from None
+    if wrong:
+        raise FormatError(f"{path}: expected a table with a column model and even rows, found another; {again}")
+    return rows
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any, NoReturn
@@ -188,12 +189,21 @@ def fit(
 
         return refuse
 
+    def tell_validation(step: int, names: list[str], batches: int) -> None:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        print(
+            f"{label}: validation at step {step}: {len(names)} of {batches} batches had no valid pixel and count as a "
+            f"loss of 0: {'; '.join(names[:NAMED])}{more}",
+            file=sys.stderr,
+            flush=True,
+        )
+
     def validate(step: int) -> dict[str, float]:
         if not validation:
             return {}
         terms = mean_loss(
             network, validation_loss or loss, samples, validation, schedule.batch, precision, stopping=asked,
-            refuse=refuse_validation(step),
+            refuse=refuse_validation(step), tell=partial(tell_validation, step) if writes else None,
         )  # fmt: skip
         network.train()
         if terms is None:
@@ -317,9 +327,12 @@ def save_every_s() -> float:
     """SAVE_EVERY_S, or what the environment variable KDMVS_SAVE_EVERY_S says."""
     given = os.environ.get("KDMVS_SAVE_EVERY_S")
     try:
-        return SAVE_EVERY_S if given is None else float(given)
+        seconds = SAVE_EVERY_S if given is None else float(given)
     except ValueError:
-        raise SettingsError(f"KDMVS_SAVE_EVERY_S: expected seconds, found {given!r}") from None
+        seconds = math.nan
+    if not seconds >= 0:
+        raise SettingsError(f"KDMVS_SAVE_EVERY_S: expected seconds, 0 or more, found {given!r}")
+    return seconds
 
 
 TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -375,11 +388,13 @@ def mean_loss(
     precision: str,
     stopping: Callable[[], bool] = lambda: False,
     refuse: Callable[[Sample, float], NoReturn] | None = None,
+    tell: Callable[[list[str], int], None] | None = None,
 ) -> dict[str, float] | None:
     """Means of a loss and its terms over some samples, the network in evaluation mode; None where it was stopped.
 
     Whole batches are dealt out to the ranks, so that the means are those of one process, digit for digit. `refuse` is
-    called with a batch whose loss is not finite.
+    called with a batch whose loss is not finite, `tell` with the names of batches without a valid pixel (`VALID`), if
+    there are any, and the number of all.
     """
     here = device.choose()
     network.eval()
@@ -394,7 +409,7 @@ def mean_loss(
         pin_memory=here.type == "cuda",
         generator=torch.Generator(),  # of its own: what a network draws goes on where a state says
     )
-    found: list[tuple[int, dict[str, float]]] = []
+    found: list[tuple[int, str, dict[str, float]]] = []
     stopped = False
     with ranks.alone():
         for k, batch in zip(mine, Batches(loader), strict=True):
@@ -405,14 +420,18 @@ def mean_loss(
             terms = {name: float(term) for name, term in loss(levels, batch).items()}
             if refuse is not None and not math.isfinite(terms["loss"]):
                 refuse(batch, terms["loss"])
-            found.append((k, {name: term * size for name, term in terms.items()}))
+            found.append((k, ", ".join(batch.group.name), {name: term * size for name, term in terms.items()}))
             if stopping():
                 stopped = True
                 break
     if ranks.any_of(stopped):
         return None
     totals: dict[str, float] = {}
-    for _, terms in sorted((item for part in ranks.gathered(found) for item in part), key=lambda item: item[0]):
+    together = sorted((item for part in ranks.gathered(found) for item in part), key=lambda item: item[0])
+    empty = [names for _, names, terms in together if any(terms.get(name) == 0 for name in VALID)]
+    if tell is not None and empty:
+        tell(empty, len(together))
+    for _, _, terms in together:
         for name, term in terms.items():
             totals[name] = totals.get(name, 0.0) + term
     return {name: total / len(indices) for name, total in totals.items()}

@@ -24,7 +24,6 @@ from typing import Any
 from kdmvs.errors import DataError, FormatError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import is_abandoned
-from kdmvs.formats.csv_table import check_table
 from kdmvs.formats.manifest import read_manifest, sound_file
 from kdmvs.formats.text import LONGEST_LINE, read_json
 
@@ -306,7 +305,7 @@ def _json(path: Path) -> bool:
 
 
 def _table(path: Path) -> bool:
-    if check_table(path, "make it again"):
+    if seal.check_table(path, "make it again"):
         return True
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), strict=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from kdmvs import cli, config
+from kdmvs import checkpoints, cli, config
 from kdmvs.config import MvsnetSettings
 from kdmvs.errors import KdmvsError, SettingsError
 from kdmvs.formats.image import read_image, write_image
+from kdmvs.networks.table import build
 from kdmvs.scans import Scan
 from kdmvs.stages import prepare
 from tests.conftest import write_plane_scan
@@ -210,6 +213,31 @@ def test_inputs_that_are_not_there_end_in_one_line_and_code_2(
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+NETWORK = config.CasMVSNetSettings(hypotheses=(8, 8, 8), feature_channels=2, regulariser_channels=(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: [1, 2], "expected tensors under model, state_dict or at the top"),
+        (lambda model: {1: 2}, "expected tensors under model, state_dict or at the top"),
+        (lambda model: {**model, "feature.conv0.0.bn.weight": torch.tensor([1.0, math.nan])}, "found nan or inf in"),
+        (lambda model: {**model, "feature.conv0.0.bn.running_var": torch.tensor([1.0, math.inf])}, "found nan or inf"),
+    ],
+    ids=["a list", "numbers", "nan", "inf"],
+)
+def test_weights_that_are_none_or_not_finite_are_refused_by_name_before_anything_is_inferred(
+    tmp_path: Path, plane_folder: Path, capsys: pytest.CaptureFixture[str], change: Callable[..., object], said: str
+) -> None:
+    model = change(build(**NETWORK.model_dump()).state_dict())
+    checkpoints.save(tmp_path / "a.pt", {"network": NETWORK.model_dump(), "model": model})
+    paths = ["--checkpoint", tmp_path / "a.pt", "--scan", plane_folder, "--out", tmp_path / "depth.h5"]
+    assert cli.main(["infer", *map(str, paths)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"kdmvs infer: {tmp_path / 'a.pt'}: expected") and said in line
+    assert not (tmp_path / "depth.h5").exists()
 
 
 def test_a_scan_is_named_once_in_a_message(tmp_path: Path) -> None:

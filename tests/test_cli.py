@@ -124,6 +124,24 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_one_line_and_says_what_to_d
     assert found.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "results/a.h5"), "results/a.h5: permission denied; choose another"),
+        (MemoryError(), "this job has too little memory (nothing more is known); take a machine with more memory"),
+    ],
+)
+def test_a_command_that_is_no_stage_says_the_machine_s_errors_in_one_line_too(monkeypatch, capsys, error, said):
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    for name, module in cli.COMMANDS.items():
+        monkeypatch.setitem(sys.modules, module, module_of(run))
+        assert cli.main([name, "x"]) == 2
+        found = capsys.readouterr().err
+        assert found.startswith(f"kdmvs {name}: {said}") and found.count("\n") == 1
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "a" / "scan.json"
@@ -226,6 +244,30 @@ def test_show_of_several_experiments_prints_mean_and_spread(tmp_path, capsys):
         (tmp_path / f"seed{seed}" / "summary.csv").write_text(f"model,overall\nteacher,{value}\n")
     assert cli.main(["show", *(str(tmp_path / f"seed{seed}") for seed in range(3))]) == 0
     assert "teacher  3.000 +- 2.646" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a,b\n1,2\n",
+        b"model,overall\nteacher\n",
+        b"model,overall\nteacher,1,2\n",
+        b"model,overall\nteacher,many\n",
+        b"model,overall\nteacher,\xff\n",
+        b'model,overall\n"teacher,1\n',
+        b"model,overall\n" + b"x" * 200_000 + b",1\n",
+    ],
+    ids=["other columns", "a short row", "a long row", "words", "bytes", "a quote", "a long cell"],
+)
+def test_a_stranger_s_table_is_shown_or_refused_in_one_line(tmp_path, capsys, data):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.csv").write_bytes(data)
+    for folders in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]):
+        assert cli.main(["show", *map(str, folders)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"kdmvs show: {tmp_path / 'a' / 'summary.csv'}: expected a table")
+        assert said.count("\n") == 1 and len(said) < 600
 
 
 def test_show_prints_the_table_and_the_places_that_exist(tmp_path, capsys):

@@ -84,6 +84,13 @@ def test_a_switch_that_is_neither_0_nor_1_is_refused(monkeypatch):
         device.reproducible()
 
 
+@pytest.mark.parametrize("given", ["two", "-1", "1.5", "²"])
+def test_a_wrong_number_of_workers_is_one_line(monkeypatch, given):
+    monkeypatch.setenv("KDMVS_WORKERS", given)
+    with pytest.raises(SettingsError, match=f"KDMVS_WORKERS: expected a number of processes, .* found '{given}'"):
+        device.workers(torch.device("cpu"))
+
+
 def test_no_process_reads_samples_where_its_sockets_would_have_too_long_a_name(monkeypatch, capsys):
     """The longest folder that is taken is the longest in which a socket can be made."""
     monkeypatch.setenv("KDMVS_WORKERS", "2")

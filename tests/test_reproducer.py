@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdmvs import checkpoints, cli, replay, reproducer, storage, training
+from kdmvs import checkpoints, cli, memory, replay, reproducer, storage, training
 from kdmvs.config import CasMVSNetSettings, SourceSelection, StudentSettings, TeacherSettings
 from kdmvs.errors import FormatError, TrainingError
 from kdmvs.scans import Sample, collate
@@ -78,7 +78,7 @@ def test_a_validation_that_is_not_finite_stops_and_leaves_a_reproducer_too(tmp_p
 @pytest.mark.parametrize("there", ["of another step", "damaged"])
 def test_the_file_that_a_message_names_is_of_its_step(tmp_path, there):
     path = tmp_path / reproducer.NAME
-    reproducer.save(path, dict.fromkeys(reproducer.KEYS) | {"step": 7, "part": "training"})
+    reproducer.save(path, dict.fromkeys(reproducer.KEYS, 0) | {"step": 7, "part": "training"})
     if there == "damaged":
         path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(TrainingError, match=r"at step 0, .*; `kdmvs replay .*not_finite\.pt` shows it again; lower"):
@@ -225,3 +225,50 @@ def test_another_checkpoint_is_no_reproducer_and_is_refused_by_name(tmp_path, ca
         reproducer.read(tmp_path / "other.pt")
     assert cli.main(["replay", str(tmp_path / "other.pt")]) == 2
     assert "kdmvs replay: " in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory, scan) -> dict[str, Any]:
+    """What a teacher leaves whose first loss is not finite."""
+    folder = tmp_path_factory.mktemp("left")
+    settings = TeacherSettings.model_validate(CHOICES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "math", SimpleNamespace(isfinite=lambda _: False, inf=math.inf))
+        with pytest.raises(TrainingError):
+            teacher.run(settings, [scan], folder / "a.pt", folder / "a.csv")
+    (path,) = folder.glob(f"a.pt.progress/*/{reproducer.NAME}")
+    return reproducer.read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": None},
+        {"batch": None},
+        {"ranks": "two"},
+        {"stage": "antigravity.teacher"},
+        {"settings": "[" * 100_000},
+        {"settings": 3},
+        {"network": None},
+        {"random": torch.zeros(3)},
+        {"model": [1, 2]},
+        {"model": {1: 2}},
+        {"K": torch.eye(3)},
+        {"images": torch.zeros(2, 3, 3, 31, 33)},
+        {"masks": torch.zeros(2, 3, 1, 1, dtype=torch.bool)},
+    ],
+    ids=lambda change: ", ".join(f"{key} {type(value).__name__}" for key, value in change.items()),
+)
+def test_a_stranger_s_reproducer_ends_in_one_line(left, tmp_path, capsys, change):
+    batch = {**left["batch"], **{key: value for key, value in change.items() if key in left["batch"]}}
+    checkpoints.save(tmp_path / "a.pt", {**left, "batch": batch, **change})
+    assert cli.main(["replay", str(tmp_path / "a.pt")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("kdmvs replay: ") and said.count("\n") == 1 and "found" in said and len(said) < 500
+
+
+def test_a_stranger_s_reproducer_does_not_take_more_memory_than_there_is(left, tmp_path, capsys, monkeypatch):
+    checkpoints.save(tmp_path / "a.pt", left)
+    monkeypatch.setattr("kdmvs.memory.host_limit", lambda: memory.Limit(100, "a very small machine"))
+    assert cli.main(["replay", str(tmp_path / "a.pt")]) == 2
+    assert "kdmvs replay: replay: expected at least" in capsys.readouterr().err

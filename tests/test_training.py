@@ -240,9 +240,11 @@ def test_a_damaged_state_is_said_and_the_one_before_it_is_taken_up(tmp_path, cap
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
 
 
-def test_a_wrong_number_of_seconds_between_states_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDMVS_SAVE_EVERY_S", "often")
-    with pytest.raises(SettingsError, match="KDMVS_SAVE_EVERY_S: expected seconds, found 'often'"):
+@pytest.mark.parametrize("given", ["often", "nan", "-1", ""])
+def test_a_wrong_number_of_seconds_between_states_is_one_line(tmp_path, monkeypatch, given):
+    """Of nan no time ever is later: nothing would be saved before an epoch ends."""
+    monkeypatch.setenv("KDMVS_SAVE_EVERY_S", given)
+    with pytest.raises(SettingsError, match=f"KDMVS_SAVE_EVERY_S: expected seconds, 0 or more, found '{given}'"):
         fit(Network(), loss, Pictures(), schedule(), progress=tmp_path)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdmvs.errors import FormatError
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 
@@ -21,26 +19,6 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.assign(**sums).to_csv(part, index=False)
 
 
-def check_table(path: Path, remedy: str) -> bool:
-    """Whether a table has a sum; refuse one that is not what was written, or whose end is missing.
-
-    Raises:
-        FormatError: it was changed, cut or damaged since it was written.
-        OSError: it cannot be read.
-    """
-    if seal.check(path, remedy):
-        return True
-    with path.open("rb") as file:
-        head = file.readline(seal.WINDOW).decode(errors="replace")
-        file.seek(max(0, path.stat().st_size - 1))
-        ends = file.read() == b"\n"
-    if seal.KEY in next(csv.reader([head]), []):
-        raise FormatError(f"{path}: expected a checksum in its first row, found none; the file was cut, {remedy}")
-    if not ends:
-        raise FormatError(f"{path}: expected a table whose last line ends, found none; the file was cut, {remedy}")
-    return False
-
-
 def read_csv(path: Path, remedy: str) -> pd.DataFrame:
     """The table without the column of its sum; `remedy` is what to do where it is not what was written.
 
@@ -51,5 +29,5 @@ def read_csv(path: Path, remedy: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    check_table(path, remedy)
+    seal.check_table(path, remedy)
     return pd.read_csv(path).drop(columns=seal.KEY, errors="ignore")

@@ -12,6 +12,7 @@ others. It does not tell who wrote a file: whoever changes one on purpose can su
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import stat
@@ -101,6 +102,26 @@ def check(path: Path, remedy: str, *, required: bool = False, whole_up_to: int |
         if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S:
             _sound.add(key)
         return True
+
+
+def check_table(path: Path, remedy: str) -> bool:
+    """Whether a table has a sum; refuse one that is not what was written, or whose end is missing.
+
+    Raises:
+        FormatError: it was changed, cut or damaged since it was written.
+        OSError: it cannot be read.
+    """
+    if check(path, remedy):
+        return True
+    with path.open("rb") as file:
+        head = file.readline(WINDOW).decode(errors="replace")
+        file.seek(max(0, path.stat().st_size - 1))
+        ends = file.read() == b"\n"
+    if KEY in next(csv.reader([head]), []):
+        raise FormatError(f"{path}: expected a checksum in its first row, found none; the file was cut, {remedy}")
+    if not ends:
+        raise FormatError(f"{path}: expected a table whose last line ends, found none; the file was cut, {remedy}")
+    return False
 
 
 def check_regular(path: Path, remedy: str) -> None:

@@ -41,12 +41,13 @@ def internal_of(scan: Scan, view: int, checkpoint: Path, model: str) -> list[Fea
     """The features that a trained network's cost volumes are built from, finest and coarsest level.
 
     Raises:
-        FormatError: the checkpoint cannot be read, or does not say its network.
+        FormatError: the checkpoint cannot be read, does not say its network, or holds weights that are not finite.
     """
     import torch
 
     from kdmvs import checkpoints, device
     from kdmvs.figures.features import Features
+    from kdmvs.networks.published import entries
     from kdmvs.networks.table import build
     from kdmvs.scans import collate_groups
 
@@ -55,7 +56,7 @@ def internal_of(scan: Scan, view: int, checkpoint: Path, model: str) -> list[Fea
         raise FormatError(f"{checkpoint}: expected a checkpoint of this workflow, found one without `network`")
     described: Any = parse(NetworkSettings, content["network"], str(checkpoint))  # options it was saved without: unset
     network = build(**described.model_dump())
-    checkpoints.load_into(network, content, str(checkpoint))
+    checkpoints.load_into(network, {"model": entries(content, str(checkpoint))}, str(checkpoint))
     here = device.choose()
     device.prepared(network, here).eval()
     group = collate_groups([scan.group(view, scan.sources(view, 1))]).to(here)

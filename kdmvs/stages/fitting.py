@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdmvs.config import StudentSettings, TeacherSettings
 from kdmvs.errors import DataError
+from kdmvs.formats.atomic import remove
 from kdmvs.provenance import code_digest
 from kdmvs.stages.keeping import second_name
 
@@ -206,7 +207,7 @@ def tidy(root: Path, key: str) -> None:
         shutil.move(mine, boards)
     for other in root.iterdir():
         if other.is_dir() and other not in (boards, root / key):
-            shutil.rmtree(other)
+            remove(other)
 
 
 def give(folder: Path, out: Path, metrics: Path) -> None:

@@ -14,11 +14,16 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     """Write depth and confidence at full resolution; zeros outside a view's mask and where it has no neighbours.
 
     Our checkpoints say which network they are of; a published one is taken for `settings.network`.
+
+    Raises:
+        FormatError: the checkpoint cannot be read, or holds weights that are not finite.
+        TrainingError: its entries are not those of the network.
     """
     from tqdm import tqdm
 
     from kdmvs import checkpoints, device, memory, storage
     from kdmvs.inference import infer
+    from kdmvs.networks.published import entries
     from kdmvs.networks.table import build
     from kdmvs.scans import Scan, collate_groups
     from kdmvs.types import DepthMap
@@ -27,7 +32,7 @@ def run(settings: InferenceSettings, checkpoint: Path, scan: list[Path], out: li
     content = checkpoints.read(checkpoint)
     described: Any = parse(NetworkSettings, content.get("network", settings.network), str(checkpoint))
     network = build(**described.model_dump())
-    checkpoints.load_into(network, content, str(checkpoint))
+    checkpoints.load_into(network, {"model": entries(content, str(checkpoint))}, str(checkpoint))
     here = device.choose()
     device.prepared(network, here).eval()
     made_from = [[checkpoint, path] for path in scan]

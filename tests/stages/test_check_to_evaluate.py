@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdmvs import storage
+from kdmvs import cli, storage
 from kdmvs.config import ConsistencySettings, EncodingSettings, EvaluationSettings, FusionSettings
 from kdmvs.datasets.layout import writing
 from kdmvs.errors import DataError, FormatError, SettingsError
@@ -238,10 +238,30 @@ def test_scores_that_were_changed_are_not_summarised(run, tmp_path):
         summarise.run("tiny", "paper", [path], tmp_path / "summary.csv", tmp_path / "per_scan.csv")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"scan": ["a"], "cloud": null, "depth": null}',
+        '{"scan": "a", "cloud": [1, 2], "depth": null}',
+        '{"scan": "a", "cloud": {"overall": {"deep": 1}}, "depth": null}',
+        '{"scan": "a", "cloud": null, "depth": null, "counts": null}',
+        '{"scan": "a", "cloud": null, "depth": null}' + " " * (1 << 25),
+    ],
+    ids=["deep", "a list of scans", "a list of scores", "scores of scores", "no counts", "too long"],
+)
+def test_a_stranger_s_evaluation_ends_in_one_line(tmp_path, text, capsys):
+    (tmp_path / "a.json").write_text(text)
+    paths = ["--evaluation", str(tmp_path / "a.json"), "--out", str(tmp_path / "a"), "--per-scan", str(tmp_path / "b")]
+    assert cli.main(["summarise", "--experiment", "e", "--recipe", "r", *paths]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"kdmvs summarise: {tmp_path / 'a.json'}: expected") and said.count("\n") == 1
+
+
 def test_summarise_names_the_file_that_is_no_evaluation(run, tmp_path):
     bad = tmp_path / "bad.json"
     bad.write_text('{"scan": "a"')
-    with pytest.raises(FormatError, match=r"bad.json: expected JSON"):
+    with pytest.raises(FormatError, match=r"bad.json: expected an evaluation \(JSON\)"):
         summarise.run("tiny", "paper", [bad], tmp_path / "summary.csv", tmp_path / "per_scan.csv")
     twice = [run / "teacher/evaluation/plane.json"] * 2
     with pytest.raises(DataError, match="model teacher, scan plane was already given"):

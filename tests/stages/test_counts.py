@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -127,6 +128,26 @@ def test_batches_without_a_valid_pixel_are_named_at_first_and_counted_to_the_end
         fit(Network(), preempted, Pictures(), schedule(), progress=tmp_path / "cut")
     resumed = fit(Network(), empty_now_and_then, Pictures(), schedule(), progress=tmp_path / "cut")
     assert resumed["empty_batches"] == count
+
+
+def test_validation_without_a_valid_pixel_is_named_and_counted_and_changes_no_number(tmp_path, capsys):
+    fit(Network(), loss, Pictures(), schedule(), progress=tmp_path / "a", validation_share=0.5)
+    assert "no valid pixel" not in capsys.readouterr().err
+    fit(
+        Network(), loss, Pictures(), schedule(), progress=tmp_path / "b", validation_share=0.5,
+        validation_loss=lambda output, batch: {**loss(output, batch), "labelled": torch.tensor(0.0)},
+    )  # fmt: skip
+    said = capsys.readouterr().err
+    assert re.search(
+        r"^training: validation at step 20: (\d) of \1 batches had no valid pixel and count as a loss of 0: scan/",
+        said,
+        re.MULTILINE,
+    )
+    losses = []
+    for name in "ab":
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            losses.append([row["loss"] for row in csv.DictReader(file)])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("form", ["consistency", "released"])

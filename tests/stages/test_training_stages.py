@@ -441,3 +441,15 @@ def test_a_finished_training_of_which_a_file_is_damaged_is_not_taken_for_finishe
     data = (folder / damaged).read_bytes()
     (folder / damaged).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert not fitting.is_finished(out, metrics, folder, tmp_path / "scans")
+
+
+def test_a_link_in_the_folder_of_a_training_goes_at_its_end_and_what_it_leads_to_stays(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "photograph.png").touch()
+    root = tmp_path / "checkpoint.pt.progress"
+    (root / "key").mkdir(parents=True)
+    (root / "other").symlink_to(mine)
+    fitting.tidy(root, "key")
+    assert [path.name for path in root.iterdir()] == ["key"]
+    assert (mine / "photograph.png").exists()

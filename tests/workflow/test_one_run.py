@@ -41,6 +41,19 @@ def test_a_second_run_is_refused_with_the_owner_of_the_folder_from_wherever_it_s
     assert not (place.folder / SCAN).exists()
 
 
+def test_nobody_deletes_the_results_of_a_run_that_goes_on(place):
+    """Of its own working directory: Snakemake's own locks keep no `--delete-all-output` out."""
+    made = place.folder / SCAN
+    made.parent.mkdir(parents=True)
+    made.write_text("{}")
+    with alone(place.results):
+        assert refused(place, "--delete-all-output", "--", SCAN)
+        assert place.run("--delete-all-output", "-n", "--", SCAN) == 0, place.said()
+        assert made.exists()
+    assert place.run("--delete-all-output", "--", SCAN) == 0, place.said()
+    assert not made.exists()
+
+
 def test_another_workflow_that_takes_ours_as_a_module_is_refused_at_the_place_of_its_results(place):
     (place.folder / "Snakefile").write_text(
         f"module kdmvs:\n    snakefile: '{ROOT}/workflow/Snakefile'\n    config: config\n    prefix: 'mvs'\n\n"

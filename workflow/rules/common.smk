@@ -330,7 +330,8 @@ def stop(reason):
 
 
 def alone_in(results):
-    """Have a run hold the lock of a folder of results while it plans and executes; whoever else comes is refused.
+    """Have a run hold the lock of a folder of results while it plans and executes; whoever else comes is refused, and
+    so is `--delete-all-output` beside a run.
 
     Dry runs, reports and `--nolock` do without, and so does the Snakemake that an executor starts for a single job. A
     workflow that takes this one as a module, several times perhaps, holds the folder of each.
@@ -338,14 +339,25 @@ def alone_in(results):
     if not workflow.is_main_process or workflow.storage_settings.default_storage_provider is not None:
         return
     if not hasattr(workflow, "kdmvs_results"):
-        workflow.kdmvs_results, workflow.execute = set(), partial(_execute_alone, workflow.execute)
+        workflow.kdmvs_results = set()
+        workflow.execute = partial(_execute_alone, workflow.execute)
+        workflow.delete_output = partial(_delete_alone, workflow.delete_output)
     workflow.kdmvs_results.add(results)
 
 
 def _execute_alone(execute, executor_plugin, **arguments):
     if executor_plugin.common_settings.dryrun_exec or not workflow.execution_settings.lock:
         return execute(executor_plugin=executor_plugin, **arguments)
+    return _holding_all(execute, executor_plugin=executor_plugin, **arguments)
+
+
+def _delete_alone(delete, only_temp=False, dryrun=False):
+    return delete(only_temp, dryrun) if dryrun else _holding_all(delete, only_temp=only_temp)
+
+
+def _holding_all(function, **arguments):
+    """The value of a function, called while all folders of results are held."""
     with ExitStack() as held:
         for folder in sorted(workflow.kdmvs_results):
             or_stop(held.enter_context, alone(Path(folder)))
-        return execute(executor_plugin=executor_plugin, **arguments)
+        return function(**arguments)
