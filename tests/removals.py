@@ -635,7 +635,7 @@ TABLE: tuple[Protection, ...] = (
         "Agreement names settings and code",
         "kdmvs/stages/check.py",
         '{**storage.attributes_of(settings, opened.name, "kdmvs.stages.check")}',
-        '{"scan": opened.name}',
+        '{"scan": opened.name, "settings": "{}", "code": ""}',
         "tests/stages/test_check_to_evaluate.py::test_agreement_labels_clouds_and_scores_say_what_they_came_from",
     ),
     removal(
