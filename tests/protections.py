@@ -251,7 +251,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("word", nargs="*", metavar="WORD", help="which protections (default: all)")
     parser.add_argument("--list", action="store_true", help="print them and run nothing")
-    parser.add_argument("--at-once", action="store_true", help="where the tests have just passed: do not see that first")
+    parser.add_argument("--at-once", action="store_true", help="do not see the tests pass first")
     parser.add_argument("--apart", action="store_true", help="start every run anew, which takes longer")
     parser.add_argument("--page", action="store_true", help="write docs/protections.md and run nothing")
     given = parser.parse_args()
