@@ -1238,7 +1238,6 @@ TABLE: tuple[Protection, ...] = (
         "kdmvs/formats/pfm.py",
         "            if found != expected:\n",
         "            if False:\n",
-        BOMB + "[PFM that promises 4e17 pixels]",
         "tests/formats/test_pfm.py::test_a_truncated_pfm_names_itself_and_both_sizes",
     ),
     removal(

@@ -172,7 +172,7 @@ def test_numbers_that_lie_in_another_file_are_not_read(tmp_path: Path, way: str)
                 file.create_virtual_dataset(name, layout)
             else:
                 file.create_dataset(name, maps.shape, "f4", external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)])
-    with pytest.raises(FormatError, match="found a link to somewhere else; not followed|found that it lies in others"):
+    with pytest.raises(FormatError, match=r"found a link to somewhere else|found that it lies in others"):
         open_depth(tmp_path / "a.h5")
 
 

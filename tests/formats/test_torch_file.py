@@ -1,4 +1,4 @@
-"""What a checkpoint promises is compared with what it holds, by each rule alone: torch and other rules refuse much, too."""
+"""What a checkpoint promises is compared with what it holds, by each rule alone: others refuse much, too."""
 
 from __future__ import annotations
 

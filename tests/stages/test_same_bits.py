@@ -54,7 +54,7 @@ def digests(folder: Path, scan: list[Path], seed: int = 3) -> dict[str, str]:
 
 @pytest.fixture
 def scan(tmp_path: Path) -> list[Path]:
-    """In no folder `scans` beside the runs: there the second run would find the first one's training, and do nothing."""
+    """In no folder `scans` beside the runs: there the second run would find the training of the first and do none."""
     return [write_plane_scan(tmp_path / "elsewhere" / "plane", lights=1)]
 
 
