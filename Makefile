@@ -1,5 +1,5 @@
 # make demo   set up, run the whole workflow on the embedded scans, print the table
-# make test   set up, run the tests
+# make test   set up, run the tests        make protections  see the tests fail without what they are for
 # make check  lint, format, types, import contract, workflow lint, tests
 # make slurm-test  the workflow on a Slurm that is started for it (root, Debian); installs the cluster executors
 # make fix    format everything, write the generated pages
@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/snakemake --cores $(CORES) --quiet host reason --resources gpu=$$($(BIN)/python -m kdmvs.gpu --count)
 
-.PHONY: demo photographs seeds setup test slurm-test check lint fix bench costs graph clean
+.PHONY: demo photographs seeds setup test protections slurm-test check lint fix bench costs graph clean
 demo photographs: $(STAMP)
 	$(RUN) --configfile config/$@.yaml
 	$(BIN)/snakemake --configfile config/$@.yaml --report results/$@/report.html > /dev/null
@@ -66,6 +66,11 @@ fix: $(STAMP)
 	$(BIN)/snakefmt Snakefile workflow
 	$(BIN)/python -m kdmvs.config_page
 	$(BIN)/python -m kdmvs.rerun_page
+	$(BIN)/python -m tests.protections --page
+
+# Take every protection out of a copy of the code, one at a time, and see its test fail: an hour on two cores.
+protections: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.protections
 
 # All suites, or those named: make bench SUITES="labels storage"
 bench: $(STAMP)

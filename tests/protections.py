@@ -251,6 +251,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("word", nargs="*", metavar="WORD", help="which protections (default: all)")
     parser.add_argument("--list", action="store_true", help="print them and run nothing")
+    parser.add_argument("--at-once", action="store_true", help="do not see the tests pass first")
     parser.add_argument("--apart", action="store_true", help="start every run anew, which takes longer")
     parser.add_argument("--page", action="store_true", help="write docs/protections.md and run nothing")
     given = parser.parse_args()
@@ -265,13 +266,13 @@ def main() -> int:
         copy = Copy(Path(folder).resolve(), given.apart)
         copy.check()
         import_libraries()
-        tests = list(dict.fromkeys(test for it in table for test in it.tests))
-        whole = copy.run(tests)
-        words = f"{whole.passed} tests pass and {whole.skipped} are skipped with all protections"
-        print(f"{words} ({whole.seconds:.0f} s)", flush=True)
-        if whole.failed or whole.wrong:
-            print(f"expected them to pass, found {', '.join(whole.failed)} {whole.wrong}")
-            return 1
+        if not given.at_once:
+            whole = copy.run(list(dict.fromkeys(test for it in table for test in it.tests)))
+            words = f"{whole.passed} tests pass and {whole.skipped} are skipped with all protections"
+            print(f"{words} ({whole.seconds:.0f} s)", flush=True)
+            if whole.failed or whole.wrong:
+                print(f"expected them to pass, found {', '.join(whole.failed)} {whole.wrong}")
+                return 1
         silent = failed = 0
         for it in table:
             with copy.without(it):

@@ -14,11 +14,14 @@ from kdmvs.config import (
     MVSNetSettings,
     RunSettings,
     UCSNetSettings,
+    change,
     load,
     parse,
+    read_yaml,
 )
 from kdmvs.errors import SettingsError
 from kdmvs.stages.student import level_weights
+from tests.fuzz.bombs import laughs
 
 LEAST = {"experiment": "x", "dataset": {"kind": "synthetic"}, "scans": {"training": ["a"]}}
 
@@ -57,6 +60,30 @@ def test_a_scan_named_twice_is_named_in_the_message():
 def test_a_scan_name_that_is_no_file_name_is_refused(name):
     with pytest.raises(SettingsError, match=r"scans\.training\.0"):
         run(scans={"training": [name]})
+
+
+def test_yaml_calls_nothing_that_it_names(tmp_path):
+    call = f"!!python/object/apply:os.mkdir ['{tmp_path}/ran']"
+    (tmp_path / "a.yaml").write_text(f"experiment: {call}\n")
+    with pytest.raises(SettingsError, match=r"a\.yaml: expected a configuration file .* could not determine"):
+        load(tmp_path / "a.yaml")
+    with pytest.raises(SettingsError, match="expected YAML, found could not determine a constructor"):
+        change({}, [f"experiment={call}"])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (laughs().decode(), r"found 73 aliases \(\*\)"),
+        ("a: " + "[" * 40 + "]" * 40, "words nested 32 deep, found more"),
+    ],
+    ids=["aliases", "nested"],
+)
+def test_yaml_that_stands_for_more_than_a_person_writes_is_refused(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        read_yaml(tmp_path / "a.yaml", "settings")
 
 
 @pytest.mark.parametrize(("levels", "each"), [(25, 2), (40, 1)], ids=["wide", "deep"])

@@ -155,6 +155,47 @@ def test_a_file_changed_by_another_hdf5_program_is_refused(tmp_path: Path) -> No
         open_depth(tmp_path / "a.h5")
 
 
+@pytest.mark.parametrize("way", ["a link", "a virtual dataset", "external storage"])
+def test_numbers_that_lie_in_another_file_are_not_read(tmp_path: Path, way: str) -> None:
+    """The other file is there, and holds what would be taken."""
+    maps = np.ones((2, 4, 4), np.float32)
+    maps.tofile(tmp_path / "raw")
+    with h5py.File(tmp_path / "other.h5", "w") as other, h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs.update({"kind": "depth", "format": storage.UNSEALED_FORMAT})
+        for name in storage.KINDS["depth"]:
+            other.create_dataset(name, data=maps, chunks=(1, 4, 4))
+            if way == "a link":
+                file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), name)
+            elif way == "a virtual dataset":
+                layout = h5py.VirtualLayout(maps.shape, "f4")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), name, maps.shape)
+                file.create_virtual_dataset(name, layout)
+            else:
+                file.create_dataset(name, maps.shape, "f4", external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)])
+    with pytest.raises(FormatError, match=r"found a link to somewhere else|found that it lies in others"):
+        open_depth(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "options", "said"),
+    [
+        ((2, 4, 4), "f8", {"chunks": (1, 4, 4)}, "expected depth to be float32, found float64"),
+        ((1 << 40, 4, 4), "f4", {"chunks": (1, 4, 4)}, "to be maps .view, height, width. of at most 200000000 pixels"),
+        ((1, 1 << 14, 1 << 14), "f4", {"chunks": (1, 1 << 14, 1 << 14)}, "of at most 200000000 pixels, found"),
+        ((4, 4, 4), "f4", {"chunks": (2, 4, 4)}, "expected depth in a chunk per view, found chunks"),
+        ((2, 4, 4), "f4", {"chunks": (1, 4, 4), "compression": "lzf"}, "to be packed by zstd or gzip, found"),
+    ],
+    ids=["kind", "views", "pixels", "chunks", "filter"],
+)
+def test_maps_that_nobody_writes_are_refused_by_what_they_are(tmp_path: Path, shape, kind, options, said) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs.update({"kind": "depth", "format": storage.UNSEALED_FORMAT})
+        for name in storage.KINDS["depth"]:
+            file.create_dataset(name, shape, kind, **options)
+    with pytest.raises(FormatError, match=said):
+        open_depth(tmp_path / "a.h5")
+
+
 def test_equal_maps_are_equal_bytes(tmp_path: Path) -> None:
     """No time, no name of a process or temporary file."""
     write(tmp_path / "a.h5")

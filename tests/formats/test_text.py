@@ -53,6 +53,15 @@ def test_a_path_within_the_folder_is_found_whatever_its_separators(tmp_path: Pat
     assert text.inside(tmp_path, name, "") == tmp_path / "images" / "ä ö.png"
 
 
+@pytest.mark.parametrize(("content", "said"), [("1\n" * 7, "more than 5 lines"), ("1 " * 60, "a line of 120 char")])
+def test_a_text_of_too_many_or_too_long_lines_is_refused(tmp_path: Path, monkeypatch, content: str, said: str) -> None:
+    monkeypatch.setattr(text, "MOST_LINES", 5)
+    monkeypatch.setattr(text, "LONGEST_LINE", 100)
+    (tmp_path / "a").write_text(content)
+    with pytest.raises(FormatError, match=rf"a( line 1)?: expected cameras, found {said}"):
+        text.lines(tmp_path / "a", "cameras")
+
+
 def test_a_file_that_is_missing_or_no_text_or_endless_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FormatError, match="no text"):

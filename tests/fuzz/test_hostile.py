@@ -71,7 +71,7 @@ def test_what_was_once_found_stays_mended() -> None:
 def bombs(request: pytest.FixtureRequest) -> dict[str, list[Any]]:
     """Of the bombs that are asked for, what each was met with."""
     items = [item for item in request.session.items if "bombs" in getattr(item, "fixturenames", ())]
-    return once("bombs", *[item.callspec.params["name"] for item in items])  # type: ignore[attr-defined]
+    return once("bombs", *[item.callspec.params["name"] for item in items])
 
 
 @pytest.mark.parametrize("name", BOMBS)

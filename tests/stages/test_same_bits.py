@@ -52,8 +52,13 @@ def digests(folder: Path, scan: list[Path], seed: int = 3) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
-def test_two_runs_with_one_seed_end_in_the_same_bytes_whatever_loads_the_samples(tmp_path, monkeypatch):
-    scan = [write_plane_scan(tmp_path / "scans" / "plane", lights=1)]
+@pytest.fixture
+def scan(tmp_path: Path) -> list[Path]:
+    """In no folder `scans` beside the runs: there the second run would find the training of the first and do none."""
+    return [write_plane_scan(tmp_path / "elsewhere" / "plane", lights=1)]
+
+
+def test_two_runs_with_one_seed_end_in_the_same_bytes_whatever_loads_the_samples(tmp_path, scan, monkeypatch, capsys):
     monkeypatch.setenv("KDMVS_WORKERS", "0")
     first = digests(tmp_path / "first", scan)
     monkeypatch.setenv("KDMVS_WORKERS", "2")
@@ -61,15 +66,16 @@ def test_two_runs_with_one_seed_end_in_the_same_bytes_whatever_loads_the_samples
     np.random.seed(99)
     assert digests(tmp_path / "second", scan) == first
     assert len(first) == 9
+    assert "nothing to train" not in capsys.readouterr().out
     other = digests(tmp_path / "third", scan, seed=4)
     assert all(other[name] != first[name] for name in ("teacher.pt", "student.pt", "depth.h5"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: two runs on one are not compared")
-def test_two_runs_on_a_gpu_in_deterministic_mode_end_in_the_same_bytes(tmp_path, monkeypatch):
+def test_two_runs_on_a_gpu_in_deterministic_mode_end_in_the_same_bytes(tmp_path, scan, monkeypatch, capsys):
     monkeypatch.setenv("KDMVS_DETERMINISTIC", "1")
-    scan = [write_plane_scan(tmp_path / "scans" / "plane", lights=1)]
     assert digests(tmp_path / "first", scan) == digests(tmp_path / "second", scan)
+    assert "nothing to train" not in capsys.readouterr().out
 
 
 def test_deterministic_mode_is_set_before_a_gpu_is_touched(monkeypatch):

@@ -33,6 +33,7 @@ from kdmvs.config import (
 from kdmvs.errors import DataError
 from kdmvs.formats import seal
 from kdmvs.formats.csv_table import write_csv
+from kdmvs.provenance import code_digest
 from kdmvs.scans import Sample, Scan
 from kdmvs.stages import fitting, infer, student, teacher
 from kdmvs.types import Camera, PseudoLabel, ViewGroup
@@ -71,6 +72,7 @@ def test_a_checkpoint_says_what_network_settings_and_code_it_came_from(trained):
     content = checkpoints.read(trained / "checkpoint.pt")
     assert content["network"]["name"] == "casmvsnet"
     assert content["settings"] == TEACHER.canonical()
+    assert content.get("code") == code_digest("kdmvs.stages.teacher")
     assert content["step"] == 4 and content["epoch"] == 2
     assert list((trained / "checkpoint.pt.progress" / "tensorboard").iterdir())
 
