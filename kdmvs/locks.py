@@ -157,13 +157,13 @@ def _remove_stale(locks: Path, results: Path) -> None:
 def _of_one_machine(path: Path) -> bool:
     """Whether a file lies on a file system that no other machine writes to at the same time."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:  # not Linux
         return False
     found = (0, "")
     for line in lines:
         fields, _, kind = line.partition(" - ")
-        point = fields.split()[4].encode().decode("unicode_escape")  # a space is written \040
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])  # a space is written \040
         if path.is_relative_to(point):
             found = max(found, (len(point), kind.split()[0]), key=lambda item: item[0])
     return found[1] in OF_ONE_MACHINE

@@ -121,10 +121,11 @@ def test_a_file_system_that_is_not_known_to_be_of_one_machine_is_not(monkeypatch
         "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
         "2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n"
         "3 1 0:6 / /home/my\\040disk rw - xfs /dev/sdb rw\n"
+        "4 1 0:7 / /média rw - nfs4 server:/media rw\n"
     )
-    monkeypatch.setattr(Path, "read_text", lambda self: lines)
-    found = [locks._of_one_machine(Path(p)) for p in ("/data/x", "/home/x", "/home/my disk/x", "/homes/x")]
-    assert found == [True, False, True, True]
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: lines)
+    places = ("/data/x", "/home/x", "/home/my disk/x", "/homes/x", "/média/x")
+    assert [locks._of_one_machine(Path(place)) for place in places] == [True, False, True, True, False]
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_the_run_goes_on(results, capsys):
