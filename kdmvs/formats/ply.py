@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -101,7 +100,7 @@ def read_ply(
     path: Path,
     origin: Float64[np.ndarray, " 3"] | None = None,
     *,
-    fields: Collection[Literal["normals", "colors"]] = ("normals", "colors"),
+    fields: Collection[str] = ("normals", "colors"),
     most: int | None = None,
 ) -> PointCloud:
     """Read the vertices of a PLY file, with normals and 8-bit colours where it has them and they are asked for.
@@ -112,7 +111,7 @@ def read_ply(
         path: the file.
         origin: is taken from every coordinate before it is rounded to float32: the origin of a frame in which the
             points are wanted, in the file's (`Scan.origin`).
-        fields: what to read beside positions.
+        fields: what to read beside positions: `normals`, `colors`.
         most: of more points so many are given, evenly taken.
 
     Raises:
