@@ -6,12 +6,13 @@ import json
 import math
 import os
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
-from jaxtyping import Float64
+from typing import TYPE_CHECKING, Any
 
 from kdmvs.errors import FormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float64
 
 MOST_BYTES = 64 * 2**20
 """A text of cameras has a few hundred bytes per view; a larger file is something else."""
@@ -96,6 +97,8 @@ def numbers(where: str, text: str, count: int | None = None) -> Float64[np.ndarr
     Raises:
         FormatError: another count, a word that is no number, nan or inf.
     """
+    import numpy as np
+
     words = text.split()
     if count is not None and len(words) != count:
         raise FormatError(f"{where}: expected {count} numbers, found {len(words)}")
