@@ -33,3 +33,8 @@ class RankError(KdmvsError):
 
 class MachineError(KdmvsError):
     """The machine is in the way: no space, no permission, a folder in a file's place, too little memory."""
+
+
+def shown(text: str, most: int = 60) -> str:
+    """The first characters of a text, all of them printable, for a message of one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])

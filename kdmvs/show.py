@@ -10,9 +10,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdmvs.errors import DataError, FormatError, SettingsError
+from kdmvs.errors import DataError, FormatError, SettingsError, shown
 from kdmvs.formats import seal
-from kdmvs.formats.text import shown
 
 COLUMNS = ("model", "accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median")
 """The columns shown; the file has more."""

@@ -21,11 +21,10 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
 from kdmvs.formats.hdf5 import check_attributes, check_chunk, dataset_of
-from kdmvs.formats.text import shown
 from kdmvs.provenance import code_digest
 
 FORMAT = 2

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from kdmvs.datasets.source import SourceScan, SourceView
-from kdmvs.errors import DataError
+from kdmvs.errors import DataError, shown
 from kdmvs.formats.middlebury import read_bounding_box, read_par
-from kdmvs.formats.text import inside, shown
+from kdmvs.formats.text import inside
 
 PAR = "*_par.txt"
 MARGIN = 0.05

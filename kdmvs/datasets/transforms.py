@@ -10,11 +10,11 @@ from jaxtyping import Float64, Int64
 
 from kdmvs.datasets.lenses import FisheyeLens, opencv_lens
 from kdmvs.datasets.source import Lens, SourceScan, SourceView, SparsePoints
-from kdmvs.errors import DataError
+from kdmvs.errors import DataError, shown
 from kdmvs.formats.depth_png import read_depth_png
 from kdmvs.formats.image import SUFFIXES, header
 from kdmvs.formats.pose import check_focal
-from kdmvs.formats.text import inside, shown
+from kdmvs.formats.text import inside
 from kdmvs.formats.transforms import Frame, FrameCamera, read_transforms
 
 FILES = ("transforms.json", "transforms_train.json")

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.text import lines, numbers, shown
+from kdmvs.formats.text import lines, numbers
 
 DepthLine = Literal["auto", "interval", "maximum"]
 ROTATION_TOLERANCE = 1e-3

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats import MOST_PIXELS, seal
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.text import LONGEST_NAME, inside, read_json, shown
+from kdmvs.formats.text import LONGEST_NAME, inside, read_json
 
 FORMAT = 2
 KEYS: dict[str, tuple[type, ...]] = {

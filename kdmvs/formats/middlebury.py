@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.pose import LONGEST, check_focal, check_rotation
-from kdmvs.formats.text import lines, numbers, read_text, shown
+from kdmvs.formats.text import lines, numbers, read_text
 
 NUMBERS = 21
 """Of a line: K and rotation row by row, translation."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.text import lines, shown
+from kdmvs.formats.text import lines
 
 Neighbours = dict[int, list[tuple[int, float]]]
 

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float64
 from plyfile import PlyData, PlyElement, PlyParseError
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats import seal
 from kdmvs.formats.atomic import replacing
-from kdmvs.formats.text import shown
 from kdmvs.types import PointCloud
 
 POSITION = ("x", "y", "z")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.pose import LONGEST, check_focal, check_rotation
-from kdmvs.formats.text import lines, numbers, shown
+from kdmvs.formats.text import lines, numbers
 
 ROWS = (3, 3, 3, 3, 3, 3, 3, 3, 2)
 """Numbers per line: K, zeros (radial distortion), rotation, centre, width and height."""

@@ -6,13 +6,12 @@ import json
 import math
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdmvs.errors import FormatError
+import numpy as np
+from jaxtyping import Float64
 
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float64
+from kdmvs.errors import FormatError, shown
 
 MOST_BYTES = 64 * 2**20
 """A text of cameras has a few hundred bytes per view; a larger file is something else."""
@@ -97,8 +96,6 @@ def numbers(where: str, text: str, count: int | None = None) -> Float64[np.ndarr
     Raises:
         FormatError: another count, a word that is no number, nan or inf.
     """
-    import numpy as np
-
     words = text.split()
     if count is not None and len(words) != count:
         raise FormatError(f"{where}: expected {count} numbers, found {len(words)}")
@@ -136,8 +133,3 @@ def inside(folder: Path, name: str, where: str) -> Path:
     if too_long or "\0" in name:
         raise FormatError(f"{where}: expected the path of a file, found `{shown(name)}`, which no file can be called")
     return folder / path
-
-
-def shown(text: str, most: int = 60) -> str:
-    """The first characters of a text, all of them printable, for a message of one line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.pose import LONGEST, check_rigid
-from kdmvs.formats.text import read_json, shown
+from kdmvs.formats.text import read_json
 
 MODELS: dict[str, Literal["pinhole", "opencv", "fisheye"]] = {
     "PINHOLE": "pinhole",

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.pose import LONGEST, check_rigid
-from kdmvs.formats.text import lines, numbers, shown
+from kdmvs.formats.text import lines, numbers
 
 
 def read_files(path: Path) -> list[tuple[float, str]]:
