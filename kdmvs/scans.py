@@ -136,13 +136,13 @@ class Scan:
         return any(view["depth"] is not None for view in self._views)
 
     def measured_depth(self, i: int) -> Float[Tensor, "h w"] | None:
-        """Measured (or exact) depth, 0 = unknown; None where the scan has none."""
+        """Measured (or exact) depth, 0 = unknown, also where the file says nan or inf; None where the scan has none."""
         relative = self._views[i]["depth"]
         if relative is None:
             return None
         values = read_pfm(self._file(relative))
         self._check_size(relative, values.shape)
-        return torch.from_numpy(values)
+        return torch.from_numpy(np.where(np.isfinite(values), values, np.float32(0)))
 
     def measured_inside(self, i: int) -> Float[Tensor, "h w"] | None:
         """Measured depth inside the view's mask, 0 = unknown or outside; None where there is no measured depth."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdmvs.config import EvaluationSettings
-from kdmvs.errors import DataError
+from kdmvs.errors import DataError, FormatError
 from kdmvs.stages.inputs import check_parallel, open_views_of
 from kdmvs.stages.keeping import unkept
 
@@ -257,7 +257,7 @@ def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
     """The depth maps' scores by name, or None where the scan has no measured depth.
 
     Raises:
-        FormatError: the depth maps or the measured depth cannot be read.
+        FormatError: the depth maps or the measured depth cannot be read, or depth is not finite.
     """
     import torch
     from tqdm import tqdm
@@ -272,6 +272,8 @@ def score_depth(settings: EvaluationSettings, scan: Scan, path: Path) -> dict[st
             measured = scan.measured_inside(i)
             if measured is not None:
                 predicted = torch.from_numpy(maps.read("depth", i))
+                if not bool(predicted.isfinite().all()):
+                    raise FormatError(f"{path}: view {i}: expected finite depth, found nan or inf; make it again")
                 scorer.add(predicted, measured)
             if measured is None or len(scan.neighbours(i)) < settings.darmon.sources:
                 steps.skip()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import signal
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -25,12 +27,15 @@ from kdmvs.config import (
     StudentSettings,
     TeacherSettings,
 )
+from kdmvs.errors import FormatError
+from kdmvs.formats.pfm import read_pfm, write_pfm
+from kdmvs.formats.ply import write_ply
 from kdmvs.networks.table import build
 from kdmvs.scans import Scan
 from kdmvs.stages import check, encode, evaluate, fuse, infer, student, summarise, teacher
 from kdmvs.training import fit
-from kdmvs.types import DepthMap, ViewGroup
-from tests.conftest import write_plane_scan
+from kdmvs.types import DepthMap, PointCloud, ViewGroup
+from tests.conftest import without_sums, write_plane_scan
 from tests.test_training import Network, Pictures, loss, schedule
 
 NETWORK = CasMVSNetSettings(hypotheses=(8, 8, 8), feature_channels=2, regulariser_channels=(2, 2, 2))
@@ -193,3 +198,27 @@ def test_fusion_names_views_without_a_point_and_the_summary_counts_views_without
     assert [float(row[name]) for name in counts] == [8, 2, 1]
     with (tmp_path / "per_scan.csv").open(newline="") as file:
         assert [float(row["views_without_depth"]) for row in csv.DictReader(file)] == [1, 0]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_depth_that_is_not_finite_is_refused_by_evaluation_and_as_truth_is_unknown(tmp_path, value):
+    folder = write_plane_scan(tmp_path / "a", name="a", lights=1).parent
+    without_sums(folder)
+    depth = write_depth(tmp_path / "depth.h5", folder)
+    write_ply(tmp_path / "cloud.ply", PointCloud(torch.rand(50, 3) * 100))
+    given = ([folder], [depth], [tmp_path / "cloud.ply"], [tmp_path / "scores.json"])
+    evaluate.run(EvaluationSettings(), *given)
+    before = json.loads((tmp_path / "scores.json").read_text())["depth"]
+    truth = folder / json.loads((folder / "scan.json").read_text())["views"][0]["depth"]
+    values = read_pfm(truth)
+    values[:9] = value
+    write_pfm(truth, values)
+    evaluate.run(EvaluationSettings(), *given)
+    after = json.loads((tmp_path / "scores.json").read_text())["depth"]
+    assert after["depth_pixels"] < before["depth_pixels"] and after["depth_error_mean"] == 0
+    with h5py.File(depth, "r+") as file:
+        file["depth"][1, 5] = value
+        file.attrs["format"] = storage.UNSEALED_FORMAT
+    depth.write_bytes(depth.read_bytes().replace(b"kdmvs-seal", b"----------"))
+    with pytest.raises(FormatError, match=r"depth\.h5: view 1: expected finite depth, found nan or inf"):
+        evaluate.run(EvaluationSettings(), *given)
