@@ -703,8 +703,8 @@ TABLE: tuple[Protection, ...] = (
         3,
         "Scores are compared with their sum before they are summarised",
         "kdmvs/stages/summarise.py",
-        '            seal.check(path, "evaluate the scan again")\n',
-        "",
+        'seal.check(path, "evaluate the scan again")',
+        "path.stat()",
         "tests/stages/test_check_to_evaluate.py::test_scores_that_were_changed_are_not_summarised",
     ),
     removal(
