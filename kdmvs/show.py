@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kdmvs.errors import DataError, FormatError, SettingsError
 from kdmvs.formats import seal
-from kdmvs.formats.text import shown
 
 COLUMNS = ("model", "accuracy", "completeness", "overall", "depth_error_mean", "depth_error_median")
 """The columns shown; the file has more."""
@@ -110,7 +109,7 @@ def _read(path: Path) -> list[dict[str, str]]:
             for column in COLUMNS[1:]:
                 float(row.get(column) or 0)
     except (ValueError, csv.Error) as error:
-        reason = shown(" ".join(str(error).split()), 200)
+        reason = ascii(" ".join(str(error).split()))[:200]
         raise FormatError(f"{path}: expected a table (CSV) of models and numbers, found {reason}; {again}") from None
     if wrong:
         raise FormatError(f"{path}: expected a table with a column model and even rows, found another; {again}")
