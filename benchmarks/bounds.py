@@ -316,13 +316,16 @@ def page() -> list[str]:
         "same on a small one, one thread, in MiB. The first table is of scans with photographs, masks and measured "
         f"depth of {height} x {width}: {3 * height * width / 2**10:.0f} KiB a decoded image, "
         f"{4 * height * width / 2**10:.0f} a map. A process keeps decoded images up to 128 MiB; here it was held to 2, "
-        "so that what still grows grows with the views.",
+        "so that what still grows grows with the views. `evaluate` and `figures` follow the fused points, of which a "
+        "longer scan has more; the overview draws a bar per view; of the few KiB per view of the others cameras and "
+        "manifest are a part, and the rest was not looked into.",
         "",
         "| stage | " + " | ".join(f"{it} views" for it in views) + " | per view more, KiB |",
         "| --- |" + " ---: |" * (len(views) + 1),
     ]
     for case, words in OF_SCANS.items():
-        of = found.get(case, {})
+        if not (of := found.get(case, {})):
+            continue
         lines.append(f"| {words} | {_cells(of, views)} | {_growth(of, views, 1024)} |")
     fused = _amounts(found, [FUSED])
     if fused:
@@ -341,7 +344,10 @@ def page() -> list[str]:
         "| --- |" + " ---: |" * (len(points) + 2),
     ]  # fmt: skip
     for case, words in OF_CLOUDS.items():
-        of, least = found.get(case, {}), memory.PER_POINT[LEAST[case]] if case in LEAST else "-"
+        of = found.get(case, {})
+        if not of:
+            continue
+        least = memory.PER_POINT[LEAST[case]] if case in LEAST else "-"
         if case in ("cloud_figure6", "cloud_figure7"):
             least = memory.PER_POINT["drawn"] + memory.PER_POINT["compared"]
         lines.append(f"| {words} | {_cells(of, points)} | {_growth(of, points, 2**20 / 1e6)} | {least} |")
