@@ -61,8 +61,9 @@ def below(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def below(command: str, code: str, **environment: str) -> subprocess.Popen[str]:
         (tmp_path / "code.py").write_text(code)
         scheduler = (
-            f"import os, subprocess, sys; os.environ.setdefault({SCHEDULER!r}, str(os.getpid()));"
-            f"sys.exit(subprocess.call(['bash', '-c', {command!r}]))"
+            f"import os, subprocess, sys, time; os.environ.setdefault({SCHEDULER!r}, str(os.getpid()));"
+            f"code = subprocess.call(['bash', '-c', {command!r}]);"
+            "time.sleep(float(os.environ.get('GOES_ON_S', '0'))); sys.exit(code)"
         )
         whole = {**os.environ, "PYTHONPATH": os.getcwd(), **environment}
         run = [sys.executable, "-c", scheduler]
@@ -92,13 +93,14 @@ def test_the_death_of_snakemake_ends_the_job_which_may_save_its_state(below, tmp
 
 def test_the_death_of_the_shell_alone_ends_the_job_which_may_save_its_state(below, tmp_path):
     """A scheduler's SIGTERM ends bash at once; an orphan would write beside the job's second attempt."""
-    snakemake = below(f"{WRAPPED} {sys.executable} code.py; echo more", PATIENT)
+    snakemake = below(f"{WRAPPED} {sys.executable} code.py; echo more", PATIENT, GOES_ON_S="60")
     job = pid_of(tmp_path)
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     (shell,) = [pid for pid in pids if parent_of(pid) == snakemake.pid]
     os.kill(shell, signal.SIGKILL)
     until(lambda: not alive(job), 10)
     assert (tmp_path / "saved").read_text() == "state"
+    assert snakemake.poll() is None
 
 
 def test_a_job_that_does_not_listen_is_killed_seconds_after_snakemake(below, tmp_path):
