@@ -1834,14 +1834,6 @@ TABLE: tuple[Protection, ...] = (
     ),
     removal(
         8,
-        "A thread that reads ahead ends with its loop",
-        "kdmvs/flow.py",
-        "        thread.shutdown(wait=False, cancel_futures=True)",
-        "        pass",
-        "tests/test_sampling.py::test_a_loop_that_is_left_leaves_no_thread_behind",
-    ),
-    removal(
-        8,
         "The lock's file is removed",
         "kdmvs/locks.py",
         "    path.unlink(missing_ok=True)\n    if descriptor",
