@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from scipy.spatial.transform import Rotation
 
-from kdmvs.errors import FormatError
+from kdmvs.errors import FormatError, shown
 from kdmvs.formats.atomic import replacing
 
 MODELS: dict[int, tuple[str, int]] = {
@@ -224,12 +224,13 @@ def _check_images(path: Path, images: Mapping[int, ColmapImage], cameras: Mappin
     for image in images.values():
         if image.camera not in cameras:
             raise FormatError(
-                f"{path}: image {image.id} (`{image.name}`) names camera {image.camera}, which cameras{path.suffix} "
-                "does not have; write the model again"
+                f"{path}: image {image.id} (`{shown(image.name)}`) names camera {image.camera}, which "
+                f"cameras{path.suffix} does not have; write the model again"
             )
         if image.name in names:
             raise FormatError(
-                f"{path}: images {names[image.name]} and {image.id} are both called `{image.name}`; remove one of them"
+                f"{path}: images {names[image.name]} and {image.id} are both called `{shown(image.name)}`; remove one "
+                "of them"
             )
         names[image.name] = image.id
 
@@ -260,7 +261,7 @@ def _image(
     if not name or any(ord(letter) < 32 for letter in name):
         raise FormatError(f"{where}: expected the name of image {id}, found {name[:60]!r}")
     if not np.isfinite(keypoints).all():
-        raise FormatError(f"{where}: expected finite keypoints of image `{name}`, found nan or inf")
+        raise FormatError(f"{where}: expected finite keypoints of image `{shown(name)}`, found nan or inf")
     cam_from_world = np.eye(4)
     cam_from_world[:3, :3] = Rotation.from_quat(np.array(pose[:4]) / norm, scalar_first=True).as_matrix()
     cam_from_world[:3, 3] = pose[4:]

@@ -117,7 +117,11 @@ def check_table(path: Path, remedy: str) -> bool:
         head = file.readline(WINDOW).decode(errors="replace")
         file.seek(max(0, path.stat().st_size - 1))
         ends = file.read() == b"\n"
-    if KEY in next(csv.reader([head]), []):
+    try:
+        columns = next(csv.reader([head]), [])
+    except csv.Error as error:
+        raise FormatError(f"{path}: expected a table (CSV), found {error}; {remedy}") from None
+    if KEY in columns:
         raise FormatError(f"{path}: expected a checksum in its first row, found none; the file was cut, {remedy}")
     if not ends:
         raise FormatError(f"{path}: expected a table whose last line ends, found none; the file was cut, {remedy}")
