@@ -186,11 +186,13 @@ def test_curves_are_written(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         (None, "No such file"),
-        ("", "No columns"),
+        ("", "last line ends"),
+        ("\n", "No columns"),
         ("step,epoch\n1,2\n", "none named split, loss"),
         (HEAD + "1,0,training,0.1,1,bad,1\n", "others in column loss"),
         (HEAD + "1,0,validation,,,1,1\n", "rows of training, found none"),
-        (HEAD + '1,0,"training,0.1', "EOF"),
+        (HEAD + '1,0,"training,0.1', "last line ends"),
+        (HEAD + '1,0,"training,0.1\n', "EOF"),
     ],
 )
 def test_metrics_that_cannot_be_drawn_name_themselves(tmp_path: Path, content: str | None, expected: str) -> None:
