@@ -51,7 +51,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Set how many points are in hand at a time."""
 
     def parts(count: int) -> None:
-        for module in (point_clouds, dtu, eth3d, cloud_errors, ply):
+        for module in (point_clouds, ply):
             monkeypatch.setattr(module, "POINTS_AT_ONCE", count)
 
     return parts
@@ -117,7 +117,7 @@ def test_eth3d_counts_voxels_in_parts(in_parts):
     assert eth3d.score(cloud, [(hits, pose)], tolerances=(0.01, 0.1)) == whole
     mean, there = eth3d.VoxelMean(1), np.ones(40_000, dtype=bool)
     flat = np.zeros_like(cloud)  # in one voxel: what is held is of the points
-    assert peak(lambda: eth3d._add(mean, flat, [there], [there])) < 300 * 700 + 20_000
+    assert peak(lambda: mean.add(flat, [there], [there])) < 300 * 700 + 20_000
 
 
 def test_a_mask_is_looked_up_in_parts(in_parts):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from kdmvs.errors import DataError
-from kdmvs.evaluation.point_clouds import POINTS_AT_ONCE, distances, thin
+from kdmvs.evaluation.point_clouds import distances, parts, thin
 from kdmvs.formats.dtu_masks import Observability
 
 
@@ -138,12 +138,11 @@ def block_distances(
 def in_mask(points: Float[np.ndarray, "n 3"], observability: Observability) -> Bool[np.ndarray, " n"]:
     """Whether voxel round((p - BB1) / Res + 1), counted from 1, lies in the array and is observable."""
     answer = np.zeros(len(points), dtype=bool)
-    for start in range(0, len(points), POINTS_AT_ONCE):
-        some = points[start : start + POINTS_AT_ONCE]
-        places = half_away((some - observability.low) / observability.step + 1)
+    for some in parts(len(points)):
+        places = half_away((points[some] - observability.low) / observability.step + 1)
         there = np.flatnonzero(((places >= 1) & (places <= observability.voxels.shape)).all(axis=1))
         x, y, z = places[there].astype(np.int64).T - 1
-        answer[start + there] = observability.voxels[x, y, z]
+        answer[some.start + there] = observability.voxels[x, y, z]
     return answer
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from kdmvs.errors import DataError
-from kdmvs.evaluation.point_clouds import LEAST_POINTS, POINTS_AT_ONCE, distances
+from kdmvs.evaluation.point_clouds import LEAST_POINTS, distances, parts
 from kdmvs.parallel import in_bands
 
 VOXEL = 0.01
@@ -77,7 +77,19 @@ class VoxelMean:
         true: Sequence[Bool[np.ndarray, " n"]],
         asked: Sequence[Bool[np.ndarray, " n"]],
     ) -> None:
-        """Add points with, for every question, of which it is true and of which it was asked at all."""
+        """Add points with, for every question, of which it is true and of which it was asked at all.
+
+        Some points at a time: a hundred bytes of each are held meanwhile.
+        """
+        for some in parts(len(points)):
+            self._add(points[some], [mask[some] for mask in true], [mask[some] for mask in asked])
+
+    def _add(
+        self,
+        points: Float64[np.ndarray, "n 3"],
+        true: Sequence[Bool[np.ndarray, " n"]],
+        asked: Sequence[Bool[np.ndarray, " n"]],
+    ) -> None:
         for k, shift in enumerate(SHIFTS):
             cells, place = np.unique(voxels(points, shift), return_inverse=True)
             columns = [np.bincount(place[mask], minlength=len(cells)) for mask in (*true, *asked)]
@@ -128,7 +140,7 @@ def score(
         measured += len(hits)
         here = hits.astype(np.float64) @ world_from_scan[:3, :3].T + world_from_scan[:3, 3]
         away = distances(here, world, VOXEL) if len(world) else np.full(len(here), np.inf)
-        _add(complete, here, [away <= t for t in limits], [np.ones(len(here), dtype=bool)] * len(limits))
+        complete.add(here, [away <= t for t in limits], [np.ones(len(here), dtype=bool)] * len(limits))
         del here, away
         scan_from_world = np.linalg.inv(world_from_scan)
         seen = world @ scan_from_world[:3, :3].T
@@ -139,7 +151,7 @@ def score(
         raise DataError("expected laser scans with points, found none")
     accurate = VoxelMean(len(limits))
     right = [nearest <= t for t in limits]
-    _add(accurate, world, right, [near | free for near in right])
+    accurate.add(world, right, [near | free for near in right])
     accuracy = dict(zip(limits, accurate.means(), strict=True))
     completeness = dict(zip(limits, complete.means(), strict=True))
     unobserved = [float(1 - (near | free).mean()) if len(world) else 0.0 for near in right]
@@ -151,18 +163,6 @@ def score(
         points=len(world),
         reference_points=measured,
     )
-
-
-def _add(
-    mean: VoxelMean,
-    points: Float64[np.ndarray, "n 3"],
-    true: Sequence[Bool[np.ndarray, " n"]],
-    asked: Sequence[Bool[np.ndarray, " n"]],
-) -> None:
-    """`VoxelMean.add`, some points at a time: it holds some hundred bytes of each."""
-    for start in range(0, len(points), POINTS_AT_ONCE):
-        some = slice(start, start + POINTS_AT_ONCE)
-        mean.add(points[some], [mask[some] for mask in true], [mask[some] for mask in asked])
 
 
 def along_beams(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -128,6 +128,12 @@ def score(
     )
 
 
+def parts(count: int) -> Iterator[slice]:
+    """The places of so many points, `POINTS_AT_ONCE` at a time."""
+    for start in range(0, count, POINTS_AT_ONCE):
+        yield slice(start, start + POINTS_AT_ONCE)
+
+
 def thin(points: Float[np.ndarray, "n 3"], radius: float, seed: int) -> Bool[np.ndarray, " n"]:
     """Which points stay when, visited in random order, each one still alive deletes all others within `radius`.
 
@@ -222,9 +228,9 @@ def _slabs(values: Float[np.ndarray, " n"], low: float, side: float) -> list[tup
 def _within(values: Float[np.ndarray, " n"], low: float, side: float, first: int, end: int) -> Int64[np.ndarray, " k"]:
     """The places of the coordinates whose layers are from `first` on and before `end`."""
     found = []
-    for start in range(0, len(values), POINTS_AT_ONCE):
-        layers = _layers(values[start : start + POINTS_AT_ONCE], low, side)
-        found.append(start + np.flatnonzero((layers >= first) & (layers < end)))
+    for some in parts(len(values)):
+        layers = _layers(values[some], low, side)
+        found.append(some.start + np.flatnonzero((layers >= first) & (layers < end)))
     return np.concatenate(found)
 
 
@@ -255,8 +261,7 @@ def distances(
     """
     found = np.empty(len(points))
     ask = _Nearest(others, spacing)
-    for start in range(0, len(points), POINTS_AT_ONCE):
-        some = slice(start, start + POINTS_AT_ONCE)
+    for some in parts(len(points)):
         found[some] = ask(points[some].astype(np.float64, copy=False))
     return found
 

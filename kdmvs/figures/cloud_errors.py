@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from kdmvs.evaluation.point_clouds import POINTS_AT_ONCE, distances, median_spacing, thin
+from kdmvs.evaluation.point_clouds import distances, median_spacing, parts, thin
 from kdmvs.figures.sheet import BOLD, EDGE, GAP, STYLE, TITLE, Sheet
 from kdmvs.types import PointCloud
 
@@ -83,8 +83,7 @@ def darker_with_error() -> Colormap:
 def coloured(cloud: PointCloud, errors: Float[np.ndarray, " n"], limit: float) -> PointCloud:
     """A cloud whose colours say its errors; from the limit on they are black."""
     colors = np.empty((len(errors), 3), dtype=np.uint8)
-    for start in range(0, len(errors), POINTS_AT_ONCE):
-        some = slice(start, start + POINTS_AT_ONCE)
+    for some in parts(len(errors)):
         shares = np.clip(np.nan_to_num(errors[some] / limit, posinf=1.0), 0, 1)
         colors[some] = (darker_with_error()(shares)[:, :3] * 255).round()
     return PointCloud(cloud.points, None, torch.from_numpy(colors))

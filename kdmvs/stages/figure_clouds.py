@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from kdmvs.figures.cloud_errors import Column
     from kdmvs.scans import Scan
+    from kdmvs.stages.figures import Cloud
     from kdmvs.types import Camera, PointCloud
 
-Cloud: TypeAlias = "Callable[[], PointCloud]"
-"""A cloud that is read when it is asked for: they are looked at one after the other, and none is kept."""
 FIGURES = ("figure6", "figure7")
 PICTURE_WIDTH = 780
 """Pixels across a rendered cloud: two per pixel of the figure."""
@@ -49,11 +48,8 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
         raise SettingsError(f"expected one cloud per model, found --model {len(model)}, --cloud {len(cloud)}")
     opened = Scan.open(scan)
     require_clouds(f"{figure} {opened.name}", "figure_clouds", cloud, "compared")
-
-    def read(path: Path) -> Cloud:
-        return lambda: read_ply(path, opened.origin, fields=("colors",))
-
-    clouds = [read(path) for path in cloud]
+    read = partial(read_ply, origin=opened.origin, fields=("colors",))
+    clouds: list[Cloud] = [partial(read, path) for path in cloud]
     if not any(count_points(path) for path in cloud):
         raise DataError(f"scan {opened.name}: expected fused points, found none in {', '.join(map(str, cloud))}")
     reference, origin = reference_of(opened)
@@ -66,7 +62,7 @@ def run(settings: FigureSettings, figure: str, scan: Path, model: list[str], clo
 
     if reference is None:
         rows = ["from camera 0", "from the side"]
-        columns = [whole(name, read_cloud(), cameras, drawn) for name, read_cloud in zip(model, clouds, strict=True)]
+        columns = [whole(name, it(), cameras, drawn) for name, it in zip(model, clouds, strict=True)]
         scale, note = None, NOTHING_MEASURED
     elif figure == "figure6":
         rows, columns, scale = reconstructions(opened, model, clouds, reference, origin, cameras[0], drawn)

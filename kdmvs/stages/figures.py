@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdmvs.config import FigureSettings
 from kdmvs.errors import DataError, SettingsError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kdmvs.scans import Scan
     from kdmvs.types import Camera, PointCloud
 
+Cloud: TypeAlias = "Callable[[], PointCloud]"
+"""A cloud that is read when it is asked for: they are looked at one after the other, and none is kept."""
 ASIDE_DEG, UP_DEG = 25.0, 12.0
 """The second viewpoint: the first one moved sideways and up about the middle of the scene."""
 PICTURE_WIDTH = 832
@@ -120,11 +122,8 @@ def rendered(scan: Scan, model: Sequence[str], paths: Sequence[Path]) -> tuple[l
     from kdmvs.formats.ply import read_ply
 
     require_clouds(f"figures {scan.name}", "figures", paths)
-
-    def read(path: Path) -> Callable[[], PointCloud]:
-        return lambda: read_ply(path, scan.origin, fields=("colors",))
-
-    named = [(name, read(path)) for name, path in zip(model, paths, strict=True)]
+    read = partial(read_ply, origin=scan.origin, fields=("colors",))
+    named: list[tuple[str, Cloud]] = [(name, partial(read, path)) for name, path in zip(model, paths, strict=True)]
     reference = scan.reference_cloud()
     if reference is not None:
         named.append(("reference", partial(itself, reference)))
@@ -171,7 +170,7 @@ def require_clouds(who: str, stage: str, paths: Sequence[Path], per_point: str |
     memory.require(who, need, what, memory.advice(stage))
 
 
-def sampled(clouds: Sequence[Callable[[], PointCloud]]) -> list[Tensor]:
+def sampled(clouds: Sequence[Cloud]) -> list[Tensor]:
     """Equally many points of every cloud that has any; the clouds are read one after the other, and none is kept."""
     from kdmvs.figures import rendering
 
